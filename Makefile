@@ -1,0 +1,16 @@
+# setup demo test bench check clean: each sets up what it needs.
+PYTHON = .venv/bin/python
+
+.PHONY: setup demo test bench check clean
+
+setup:
+	@sh scripts/setup.sh
+
+check: setup
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest tests/unit tests/style
+
+clean:
+	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache bench/out
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Fildes: a program holds the file descriptors that it was granted, and nothing else."""
