@@ -1,0 +1,1 @@
+"""All static sites of a node, in one process."""
