@@ -1,0 +1,33 @@
+"""What the log driver answers. Nobody sends log lines over the bus: a program writes into its pipe.
+
+log.open     Open → Empty + [write end of the release's pipe]   the same pipe each time it is asked
+log.append   Append → Empty; also as an event       a record of the system itself about a service
+log.read     Read → Empty + [read end of a pipe]    the lines come as bytes; end of file when there are no more
+log.forget   Forget → Empty                         the service was removed: its files go
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Open(msgspec.Struct, forbid_unknown_fields=True):
+    service: str
+    release: str
+
+
+class Append(msgspec.Struct, forbid_unknown_fields=True):
+    service: str
+    text: str  # line ends make several records of it; at most 8 KiB a line are kept
+
+
+class Read(msgspec.Struct, forbid_unknown_fields=True):
+    """The last `lines` lines, oldest first; with `follow` what is written from then on, until the reader closes."""
+
+    service: str
+    lines: int = 200
+    follow: bool = False
+
+
+class Forget(msgspec.Struct, forbid_unknown_fields=True):
+    service: str
