@@ -1,0 +1,1 @@
+"""The process that turns an uploaded folder into a bundle and a pack: everything it reads is hostile."""

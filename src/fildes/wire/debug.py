@@ -1,0 +1,74 @@
+"""The operator's door: what the CLI and the debug process say over the control socket.
+
+STATE/control is a SOCK_SEQPACKET socket. A datagram is one of the tagged msgpack maps below, in both directions;
+descriptors ride beside it. The CLI asks; then come any number of `Note`s, and one `Answer` or `Failed` with the same
+id. Several asks may be under way on one connection. When the CLI goes away, what it asked for is given up as far as
+that is still possible: a publish is cancelled unless it is being switched to.
+
+Who asks is the peer's uid, attested by the kernel (SO_PEERCRED, unix(7)); messages name nobody. Operators are root
+and the user who ran `fildes up`.
+
+An answer larger than MAX_INLINE comes as a sealed memfd: `memfd` is true, and the body is in the last descriptor.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+MAX_DATAGRAM: Final = 128 * 1024  # bytes
+MAX_INLINE: Final = 64 * 1024
+MAX_FDS: Final = 4
+
+# verb → what is asked with it, and what comes back. The bodies are maps with these keys.
+VERBS: Final = {
+    "ps": "{service, all} → {services, daemons}",
+    "publish": "{name, owner, upgrade} + [tar] → wire.catalogue.Published; Notes tell the phases",
+    "logs": "{service, lines, follow} → {} + [readable end of a pipe]",
+    "caps": "{service} → {service, instances: [{instance, pid, role, fds, error}]}",
+    "releases": "{service} → wire.catalogue.ReleaseList",
+    "rollback": "{service, release} → wire.catalogue.Published",
+    "stop": "{service} → {instances}",
+    "rm": "{service} → {service, releases}",
+    "secret-set": "{service, name, owner} + [sealed memfd] → {}",
+    "secret-list": "{service, owner} → {names}",
+    "secret-rm": "{service, name, owner} → {}",
+    "policy": "{owner, change} → wire.catalogue.Policy as it is afterwards",
+    "explain": "{service} → {denials: [wire.bus.Denial]}",
+    "plan": "{service} → {steps: [str]}",
+}
+
+
+class Ask(msgspec.Struct, tag="ask", forbid_unknown_fields=True):
+    id: int
+    verb: str
+    body: msgspec.Raw
+
+
+class Answer(msgspec.Struct, tag="answer", forbid_unknown_fields=True):
+    id: int
+    body: msgspec.Raw
+    memfd: bool = False
+
+
+class Failed(msgspec.Struct, tag="failed", forbid_unknown_fields=True):
+    """`text` says what to do; `grant`: the lines of a manifest that would have allowed it."""
+
+    id: int
+    code: str
+    text: str
+    grant: str | None = None
+
+
+class Note(msgspec.Struct, tag="note", forbid_unknown_fields=True):
+    """A phase of what was asked is done; `ms` is what it took."""
+
+    id: int
+    phase: str
+    text: str
+    ms: float
+
+
+ToDebug = Ask
+ToCli = Answer | Failed | Note

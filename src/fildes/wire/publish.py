@@ -1,0 +1,51 @@
+"""What is said to the publish process and to the net driver's package-index proxy.
+
+publish.publish   from debug     Publish → wire.catalogue.Published + nothing; fds: [tar of the folder]
+publish.cancel    from debug     event Cancel: whoever asked is gone; the work stops, what it made is swept
+debug.progress    to debug       event Progress, one a phase, from publish
+net.index         from publish   Index → Index; fds: [listening TCP socket] → [lease]
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+# The phases in their order; those of the catalogue's answer (check, store, warm, switch) follow.
+PHASES: Final = ("upload", "unpack", "manifest", "resolve", "install", "pack", "publish")
+
+
+class Publish(msgspec.Struct, forbid_unknown_fields=True):
+    """`name`: for a folder without a manifest, and only then. `owner` was checked by debug.
+
+    `ticket` is chosen by debug and comes back in every Progress. `upgrade`: look for newer versions instead of
+    taking the lock made for the same requirements before.
+    """
+
+    ticket: str
+    owner: str
+    name: str | None = None
+    upgrade: bool = False
+
+
+class Cancel(msgspec.Struct, forbid_unknown_fields=True):
+    ticket: str
+
+
+class Progress(msgspec.Struct, forbid_unknown_fields=True):
+    """A phase ended; `ms` is what it took, wall time. `text` is for people."""
+
+    ticket: str
+    phase: str
+    text: str
+    ms: float
+
+
+class Index(msgspec.Struct, forbid_unknown_fields=True):
+    """The net driver serves an HTTP proxy on the listening socket, to the hosts of the node's package indexes only.
+
+    The socket was made in the resolver's own network namespace, which has nothing but its loopback: the descriptor
+    is the way out of it. The lease is one end of a pair; when its other end closes, the proxy ends with all its
+    connections.
+    """
