@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 AUDIENCES = ("web", "static", "bus", "orchestrator")
 
@@ -315,8 +315,8 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     owner's stored files; memory, cpu, tasks and concurrency bound what [limits] may say.
     """
 
-    suffixes: list[str] = ["*.localhost"]
-    kinds: list[str] = ["clock", "random", "secret", "connect", "files"]
+    suffixes: list[str] = field(default_factory=lambda: ["*.localhost"])
+    kinds: list[str] = field(default_factory=lambda: ["clock", "random", "secret", "connect", "files"])
     services: int = 20_000
     static_bytes: int = 100_000_000
     program_bytes: int = 512_000_000
