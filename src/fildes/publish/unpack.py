@@ -206,5 +206,3 @@ def _write_all(file: IO[bytes], chunk: bytes) -> None:
     view = memoryview(chunk)
     while view:
         view = view[file.write(view) :]
-
-
