@@ -10,8 +10,9 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from fildes.capabilities.kind import Kind
+from fildes.capabilities.kinds import DECLARED
 from fildes.manifest import places, words
-from fildes.manifest.kinds import KINDS, Kind
 from fildes.manifest.problems import ManifestError, Problem, did_you_mean, listed, quote
 from fildes.manifest.words import Wrong
 from fildes.wire.catalogue import Grant, Limits, Manifest
@@ -45,7 +46,7 @@ _SYNTAX = re.compile(r"^(.*?) \(at (?:line (\d+), column (\d+)|end of document)\
 T = TypeVar("T")
 
 
-def read(data: bytes, filename: str = "fildes.toml", kinds: Mapping[str, Kind] = KINDS) -> Manifest:
+def read(data: bytes, filename: str = "fildes.toml", kinds: Mapping[str, Kind] = DECLARED) -> Manifest:
     """The manifest in `data`. Raises ManifestError, and nothing else, with all that is wrong."""
     tree, lines = _parse(data, filename)
     reader = _Reader(tree, lines, kinds)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 — the codec, now: a confined process could not load it at its first use
 import ipaddress
 import re
 from typing import Final
 
+from fildes.capabilities.connect.grant import address_of
 from fildes.manifest.problems import quote
 
 SERVICE: Final = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -134,4 +136,9 @@ def target(value: str) -> str:
             return f"[{ipaddress.IPv6Address(name[1:-1])}]:{int(port)}"
         except ValueError as error:
             raise Wrong(f"{quote(value)}: {error}") from error
-    return f"{host(name)}:{int(port)}"
+    try:
+        return f"{host(name)}:{int(port)}"
+    except Wrong:
+        if address_of(value) is None:
+            raise
+        return value.lower()  # names with "_", which resolvers take and no browser would

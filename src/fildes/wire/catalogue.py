@@ -12,6 +12,9 @@ snapshot does not list as gone. A catalogue that has just started sends a delta 
 that a change it did not live to announce is noticed. Apply ``gone`` (release ids) before ``put``; a release never
 changes under its id. A release that was warmed but did not become current is named in ``gone`` as well.
 
+``catalogue.open`` (kind secret) is a driver's open, see wire/drivers.py: the grant is looked up in the stored release,
+and nothing else that the message says about it is believed.
+
 Refusals carry one of the codes in `CODES`.
 """
 
@@ -338,14 +341,3 @@ class PolicySet(Struct, frozen=True, forbid_unknown_fields=True):
 
     owner: str
     policy: Policy
-
-
-class Open(Struct, frozen=True, forbid_unknown_fields=True):
-    """catalogue.open (kind secret) → Done + [sealed memfd with the value]; the drivers' open, see wire/drivers.py.
-    The grant is looked up in the stored release; what the message says about it is not believed."""
-
-    kind: str
-    name: str
-    release: str
-    service: str
-    options: dict[str, Any] = {}
