@@ -129,6 +129,12 @@ class Received:
         if self.pidfd is not None:
             self.pidfd.close()
 
+    def __enter__(self) -> Received:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 class _Socket(socket.socket):
     """A socket object around a borrowed descriptor; it never closes it."""

@@ -1,0 +1,197 @@
+"""The orchestrator: follows the catalogue, wakes what is wanted, tells who runs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from fildes.daemon.peer import Asked, Empty, Peer, Refused
+from fildes.daemon.start import Inheritance, confine
+from fildes.daemon.store import Deposit, Store
+from fildes.kernel import memfd
+from fildes.kernel.fds import Fd, close_all
+from fildes.kernel.loop import Loop
+from fildes.orchestrator.plan import State
+from fildes.orchestrator.resources import Resources
+from fildes.orchestrator.supervised import Supervised
+from fildes.wire import catalogue, orchestrator
+from fildes.wire.catalogue import Release
+
+_RESUBSCRIBE = 0.2  # seconds between attempts while the catalogue does not answer
+_WARMINGS = 2  # candidates loading at once; the others wait their turn
+
+
+def main(inheritance: Inheritance) -> None:
+    loop = Loop()
+    peer = Peer(loop, inheritance.channel)
+    store = Store(loop, inheritance.store)
+    resources = Resources(loop, peer, inheritance.settings, inheritance.fds["trees"])
+    daemon = Orchestrator(loop, peer, store, resources)
+    peer.on("orchestrator.warm", orchestrator.Warm, daemon.warm)
+    peer.on("orchestrator.conveyor", orchestrator.GetConveyor, daemon.conveyor)
+    peer.on("orchestrator.stop", orchestrator.Stop, daemon.stop)
+    peer.on("orchestrator.ps", orchestrator.Ps, daemon.ps)
+    peer.on_event("orchestrator.delta", catalogue.ReleaseDelta, daemon.delta)
+    confine("orchestrator")
+    loop.spawn(daemon.begin())
+    store.ready()
+    loop.run()
+
+
+class Orchestrator:
+    def __init__(self, loop: Loop, peer: Peer, store: Store, resources: Resources) -> None:
+        self._loop, self._peer, self._store, self._resources = loop, peer, store, resources
+        self._number: int | None = None  # of the catalogue's last change seen
+        self._releases: dict[str, Release] = {}
+        self._supervised: dict[str, Supervised] = {}  # those that were ever wanted
+        self._began = loop.promise()
+
+    async def begin(self) -> None:
+        """What a forerunner left comes first: nobody else may be served before it is known who runs."""
+        deposits = await self._store.collect()
+        await self._subscribe()
+        self._adopt(deposits)
+        self._began.resolve(None)
+
+    # — the catalogue —
+
+    async def _subscribe(self) -> None:
+        while True:
+            try:
+                answer = await self._peer.ask("catalogue.subscribe", catalogue.Subscribe(), reply=catalogue.Snapshot)
+                break
+            except Refused as refused:
+                self._loop.on_error(refused)
+                await self._loop.sleep(_RESUBSCRIBE)
+        with answer.fds[0] as fd:
+            releases = msgspec.msgpack.decode(memfd.read_sealed(fd.fileno()), type=list[Release])
+        self._number = answer.body.number
+        listed = {release.id: release for release in releases}
+        gone = self._releases.keys() - listed.keys()
+        self._releases = listed
+        for release in gone:
+            self._retire(release)
+
+    def delta(self, asked: Asked[catalogue.ReleaseDelta]) -> None:
+        delta = asked.body
+        what = catalogue.follow(self._number, delta)
+        if what == "subscribe":
+            self._number = None
+            self._loop.spawn(self._subscribe())
+        if what != "apply":
+            return
+        self._number = delta.number
+        for gone in delta.gone:
+            self._releases.pop(gone, None)
+            self._retire(gone)
+        for release in delta.put:
+            self._releases[release.id] = release
+
+    def _retire(self, release: str) -> None:
+        supervised = self._supervised.get(release)
+        if supervised is not None:
+            supervised.retire()
+
+    # — answering —
+
+    async def warm(self, asked: Asked[orchestrator.Warm]) -> orchestrator.Warmed:
+        await self._began
+        if asked.sender != "catalogue":
+            raise Refused("not-allowed", "only the catalogue has candidates to warm")
+        supervised = self._of(asked.body.release)
+        try:
+            return orchestrator.Warmed(await supervised.prove())
+        except Refused:
+            if asked.body.release.id not in self._releases:
+                supervised.retire()
+            raise
+
+    async def conveyor(self, asked: Asked[orchestrator.GetConveyor]) -> tuple[Empty, list[Fd]]:
+        await self._began
+        release = self._releases.get(asked.body.release)
+        if release is None:
+            raise Refused("not-found", f"no current release {asked.body.release!r}")
+        return Empty(), [self._of(release).conveyor_end()]
+
+    async def stop(self, asked: Asked[orchestrator.Stop]) -> orchestrator.Stopped:
+        await self._began
+        if not any(release.service == asked.body.service for release in self._releases.values()):
+            raise Refused("not-found", f"no service {asked.body.service!r}; see: fildes ps")
+        concerned = [s for s in self._supervised.values() if s.release.service == asked.body.service]
+        return orchestrator.Stopped(sum(supervised.stop() for supervised in concerned))
+
+    async def ps(self, asked: Asked[orchestrator.Ps]) -> tuple[Empty, list[Fd]]:
+        """The answer is a sealed memfd of PsReply: ten thousand services don't fit a datagram."""
+        await self._began
+        wanted = asked.body.service
+        states = [
+            self._state(release, self._supervised.get(release.id))
+            for release in sorted(self._releases.values(), key=lambda release: release.service)
+            if wanted in ("", release.service)
+        ]
+        return Empty(), [memfd.sealed("ps", msgspec.msgpack.encode(orchestrator.PsReply(states)))]
+
+    def _of(self, release: Release) -> Supervised:
+        supervised = self._supervised.get(release.id)
+        if supervised is None:
+            supervised = Supervised(self._loop, self._peer, self._store, self._resources, release)
+            supervised.on_retired = lambda: self._supervised.pop(release.id, None)
+            self._supervised[release.id] = supervised
+        return supervised
+
+    @staticmethod
+    def _state(release: Release, supervised: Supervised | None) -> orchestrator.ServiceState:
+        instances = []
+        if supervised is not None and supervised.instance is not None:
+            instance = supervised.instance
+            memory = instance.cgroup.usage().get("memory") if instance.cgroup is not None else None
+            instances.append(orchestrator.InstanceState(instance.name, instance.pid, instance.started, memory))
+        return orchestrator.ServiceState(
+            service=release.service,
+            owner=release.owner,
+            release=release.id,
+            runtime=release.runtime,
+            state="serving" if release.runtime == "static" else supervised.state if supervised else State.ASLEEP,
+            hosts=list(release.hosts),
+            instances=instances,
+            zygote=supervised.zygote.pid if supervised and supervised.zygote else None,
+            starts=supervised.starts if supervised else 0,
+            crashes=supervised.crashes if supervised else 0,
+            note=supervised.note if supervised else "",
+        )
+
+    # — a restart —
+
+    def _adopt(self, deposits: list[Deposit]) -> None:
+        """Conveyors first, then zygotes, then instances: each needs what comes before it."""
+        found: dict[str, Supervised] = {}
+        order = ("conveyor", "zygote", "instance")
+        for deposit in sorted(deposits, key=lambda d: order.index(d.key.partition(".")[0])):
+            what, _, rest = deposit.key.partition(".")
+            release, _, name = rest.partition(".")
+            if release not in self._releases:
+                self._give_up(what, deposit)
+                continue
+            supervised = found.setdefault(release, self._of(self._releases[release]))
+            if what == "conveyor":
+                supervised.adopt_conveyor(deposit)
+            elif what == "zygote":
+                supervised.adopt_zygote(deposit)
+            else:
+                supervised.adopt_instance(deposit, name)
+        for supervised in found.values():
+            supervised.resume()
+
+    def _give_up(self, what: str, deposit: Deposit) -> None:
+        """A candidate that nobody waits for, or a release that was draining: it ends."""
+        import signal
+
+        from fildes.kernel import process
+        from fildes.orchestrator.conveyor import Conveyor
+
+        if what == "zygote":
+            process.pidfd_send_signal(deposit.fds[0].fileno(), signal.SIGKILL)
+        if what == "conveyor":
+            sending, receiving = deposit.fds
+            Conveyor(self._loop, sending, receiving).hand_back()
+        close_all(deposit.fds)
+        self._store.drop(deposit.key)

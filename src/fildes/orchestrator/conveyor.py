@@ -1,0 +1,79 @@
+"""The socket on which a release's connections arrive.
+
+It belongs to the release, not to an instance, and exists before any instance does. Both ends are in init's fd store
+before the sending end leaves this process, so that nothing in its queue dies with a daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Final
+
+from fildes.kernel.fds import Fd, Truncated, receive_with_fds, send_with_fds, seqpacket_pair, set_blocking
+from fildes.kernel.loop import EPOLLIN, Loop
+from fildes.wire import conveyor as wire
+
+_BUFFER: Final = 4 * 1024 * 1024  # asked for; the kernel gives what net.core.wmem_max allows
+
+
+class Conveyor:
+    def __init__(self, loop: Loop, sending: Fd, receiving: Fd) -> None:
+        self._loop = loop
+        self.sending = sending  # the door's and the bus's end
+        self.receiving = receiving  # the instances' end
+        self._watched = False
+
+    @classmethod
+    def make(cls, loop: Loop) -> Conveyor:
+        sending, receiving = seqpacket_pair(_BUFFER)
+        for end in (sending, receiving):
+            set_blocking(end.fileno(), False)
+        return cls(loop, sending, receiving)
+
+    def watch(self, wanted: Callable[[], object]) -> None:
+        """Call `wanted` once, when something waits in the queue."""
+        if self._watched:
+            return
+        self._watched = True
+
+        def readable(_: int) -> None:
+            self.unwatch()
+            wanted()
+
+        self._loop.watch(self.receiving.fileno(), EPOLLIN, readable)
+
+    def unwatch(self) -> None:
+        if self._watched:
+            self._watched = False
+            self._loop.unwatch(self.receiving.fileno())
+
+    def hand_back(self) -> int:
+        """Return every connection that waits to the door, which answers or routes it anew. How many they were."""
+        count = 0
+        while True:
+            try:
+                received = receive_with_fds(self.receiving.fileno(), wire.MAX_DATAGRAM, wire.MAX_CONNECTIONS)
+            except BlockingIOError:
+                return count
+            except Truncated:
+                continue
+            with received:
+                if not received.data:
+                    return count
+                try:
+                    waiting = wire.decode_inward(received.data, len(received.fds))
+                except ValueError:
+                    continue
+                if isinstance(waiting, wire.Introduction):
+                    continue  # its caller sees the stream closed
+                for connection, fd in zip(waiting, received.fds, strict=True):
+                    with contextlib.suppress(BlockingIOError):
+                        back = wire.encode_back(connection.serial, connection.head)
+                        send_with_fds(self.receiving.fileno(), back, [fd.fileno()])
+                        count += 1
+
+    def close(self) -> None:
+        self.unwatch()
+        self.sending.close()
+        self.receiving.close()

@@ -1,0 +1,448 @@
+"""One release and its processes: what plan.py says is to be done, done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from fildes.daemon.peer import Peer, Refused
+from fildes.daemon.store import Deposit, Store
+from fildes.kernel import memfd
+from fildes.kernel.cgroups import Cgroup
+from fildes.kernel.fds import Fd, close_all
+from fildes.kernel.loop import Loop, Task, Timer
+from fildes.orchestrator import plan
+from fildes.orchestrator.conveyor import Conveyor
+from fildes.orchestrator.instances import Instance, Kit, prepare
+from fildes.orchestrator.launch import Order
+from fildes.orchestrator.plan import Do, Event, State
+from fildes.orchestrator.resources import Resources
+from fildes.orchestrator.zygotes import Zygote
+from fildes.wire import log, web
+from fildes.wire.catalogue import Release
+
+INSTANCE_IDLE: Final = 60.0  # seconds without a connection after which an instance ends
+ZYGOTE_IDLE: Final = 900.0  # seconds without an instance after which a zygote ends
+DRAIN: Final = 30.0  # seconds that an old release's instance has to finish
+READY_LIMIT: Final = 30.0  # seconds that a first instance may take until it serves
+EXIT_WORD: Final = 0.25  # seconds to wait for the zygote's word on how an instance ended
+
+
+class Supervised:
+    def __init__(self, loop: Loop, peer: Peer, store: Store, resources: Resources, release: Release) -> None:
+        self._loop, self._peer, self._store, self._resources = loop, peer, store, resources
+        self.release = release
+        self.state = State.ASLEEP
+        self.note = ""
+        self.starts = self.crashes = 0
+        self.zygote: Zygote | None = None
+        self.instance: Instance | None = None
+        self.on_retired: Callable[[], object] = lambda: None
+        self._conveyor: Conveyor | None = None
+        self._kit: Kit | None = None
+        self._preparing: Task[None] | None = None
+        self._loading: Task[None] | None = None
+        self._intensity = plan.Intensity()
+        self._load_failures = plan.Intensity(most=2, period=120.0)
+        self._timer: Timer | None = None
+        self._status: int | None = None
+        self._oom_before = 0
+
+    # — what others ask —
+
+    def conveyor_end(self) -> Fd:
+        """A duplicate of the sending end; the conveyor is made at the first call. Raises Refused when halted."""
+        if self.state in (State.HALTED, State.RETIRED):
+            raise Refused("halted", self.note or "this release was replaced")
+        if self._conveyor is None:
+            self._conveyor = Conveyor.make(self._loop)
+            self._store.deposit(self._key("conveyor"), b"", [self._conveyor.sending, self._conveyor.receiving])
+            if self.state in (State.ASLEEP, State.WARM):
+                self._watch()
+        return self._conveyor.sending.dup()
+
+    async def prove(self) -> dict[str, float]:
+        """Load the program and start one instance of it. Raises Refused with the reason. Milliseconds by phase."""
+        if self.state is State.ASLEEP:
+            self._happened(Event.WANTED)
+        if self._loading is not None:
+            await self._loading
+        if self.zygote is None:
+            raise Refused("warm", self.note)
+        phases = dict(self.zygote.phases)
+        began = time.monotonic()
+        self.conveyor_end().close()
+        if self.state is State.WARM:
+            self._happened(Event.WANTED)
+        await self._until_started()
+        instance = self.instance
+        if instance is None:
+            raise Refused("warm", self.note or "it did not start")
+        timer = self._loop.call_later(READY_LIMIT, lambda: self._too_slow(instance))
+        try:
+            if not await instance.ready:
+                raise Refused("warm", self.note or "it ended before it was ready")
+        finally:
+            timer.cancel()
+        phases["start"] = (time.monotonic() - began) * 1e3
+        return phases
+
+    def stop(self) -> int:
+        """End its processes and forget its crashes. How many instances there were."""
+        count = int(self.instance is not None)
+        self._intensity.forget()
+        self._load_failures.forget()
+        self.note = ""
+        was_halted = self.state is State.HALTED
+        self._happened(Event.STOP)
+        if was_halted and self._conveyor is not None:
+            self._peer.tell(
+                "web.conveyor", web.Conveyor(self.release.id, self.release.service), [self._conveyor.sending.dup()]
+            )
+        return count
+
+    def retire(self) -> None:
+        """Another release is current, or the service is gone: finish, then end."""
+        self._peer.tell("web.retired", web.Retired(self.release.id))
+        self._happened(Event.RETIRE)
+        if self.zygote is None and self.instance is None:
+            self._end()
+
+    # — the plan, carried out —
+
+    def _happened(self, event: Event) -> None:
+        self.state, actions = plan.step(self.state, event)
+        for action in actions:
+            _CARRY_OUT[action](self)
+
+    def _launch(self) -> None:
+        self._loading = self._loop.spawn(self._load())
+
+    async def _load(self) -> None:
+        try:
+            await self._load_zygote()
+        except (Refused, OSError) as error:
+            self.note = f"{self.release.service} did not load: {error}"
+            self._log(self.note)
+            self._loading = None
+            too_many = self._load_failures.crashed(self._loop.time())
+            self._happened(Event.TOO_MANY if too_many else Event.LOAD_FAILED)
+        else:
+            self._loading = None
+            self._happened(Event.LOADED)
+            self._prepare()
+
+    async def _load_zygote(self) -> None:
+        release, resources = self.release, self._resources
+        began = time.monotonic()
+        tree, packs = await resources.files_of(release)
+        answer = await self._peer.ask("log.open", log.Open(release.service, release.id))
+        fds = [*packs, *answer.fds, memfd.sealed("serve", resources.serve_filter(release))]
+        null = Fd.open("/dev/null", 2)
+        phases = {"files": (time.monotonic() - began) * 1e3}
+        try:
+            cgroup = resources.cgroup_of(release)
+            order = Order(
+                tree=tree,
+                mountpoint=resources.mountpoint,
+                uid=release.uid if resources.root else None,
+                log=answer.fds[0].fileno(),
+                load_filter=resources.load_filter,
+                cgroup=cgroup,
+            )
+            given = {"serve": fds[-1].fileno(), "null": null.fileno()}
+            given |= dict(zip(("base", "release"), (pack.fileno() for pack in packs), strict=True))
+            zygote = await Zygote.load(self._loop, order, _settings(release), given, resources.reap)
+        finally:
+            close_all([*fds, null])
+        try:
+            await zygote.ratchet()
+        except BaseException:
+            zygote.kill()
+            zygote.close()
+            raise
+        zygote.phases = phases | zygote.phases
+        self._take_up(zygote)
+        blob = str(zygote.threads).encode()
+        self._store.deposit(self._key("zygote"), blob, zygote.descriptors)
+        if zygote.threads > 1:
+            self.note = "it starts threads while it loads, so each instance loads it anew: starts are slower"
+
+    def _take_up(self, zygote: Zygote) -> None:
+        self.zygote = zygote
+        zygote.on_exited = self._on_exit_word
+        zygote.on_gone = self._on_zygote_gone
+
+    def _watch(self) -> None:
+        if self.state is State.WARM and self._timer is None:
+            self._timer = self._loop.call_later(ZYGOTE_IDLE, self._unused)
+        if self._conveyor is not None:
+            self._conveyor.watch(lambda: self._happened(Event.WANTED))
+
+    def _unused(self) -> None:
+        self._timer = None
+        self._happened(Event.UNUSED)
+
+    def _prepare(self) -> None:
+        if self._kit is None and self._preparing is None and self.state in (State.WARM, State.RUNNING):
+            self._preparing = self._loop.spawn(self._prepare_kit())
+
+    async def _prepare_kit(self) -> None:
+        try:
+            self._kit = await prepare(self._peer, self.release)
+        except Refused as refused:
+            self.note = f"a grant could not be opened: {refused.text}"
+            self._log(self.note)
+        finally:
+            self._preparing = None
+
+    def _start(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._kit is not None:
+            self._start_with(self._kit)
+        else:
+            self._prepare()
+            self._loop.spawn(self._start_when_prepared())
+
+    async def _until_started(self) -> None:
+        if self.instance is None and self._preparing is not None:
+            await self._preparing
+            await self._loop.sleep(0)
+
+    async def _start_when_prepared(self) -> None:
+        if self._preparing is not None:
+            await self._preparing
+        if self.state is not State.RUNNING or self.instance is not None:
+            return
+        if self._kit is None:
+            self._over(Event.CRASHED)
+        else:
+            self._start_with(self._kit)
+
+    def _start_with(self, kit: Kit) -> None:
+        if self.zygote is None:
+            return
+        if self._conveyor is None:
+            self.conveyor_end().close()
+        self._kit = None
+        cgroup = self._resources.instance_cgroup(self.zygote.cgroup, kit.instance, self.release)
+        instance = Instance(self._loop, self._store, self.release.id, kit.instance, kit.ours, self.zygote.pid, cgroup)
+        instance.on_end = lambda: self._on_instance_end(instance)
+        instance.deposit()
+        self._status = None
+        self._oom_before = self.zygote.cgroup.oom_kills() if self.zygote.cgroup is not None else 0
+        try:
+            if self._conveyor is None:
+                raise Refused("warm", "the conveyor is gone")
+            self.zygote.start(kit.instance, [("conveyor", self._conveyor.receiving.fileno()), *kit.named()])
+        except (OSError, Refused) as error:
+            self.note = f"the zygote took no order: {error}"
+            instance.close()
+            close_all(kit.given)
+            self._over(Event.CRASHED)
+            return
+        close_all(kit.given)
+        self.instance = instance
+        self.starts += 1
+        # The next one's descriptors, once this one had time to answer.
+        self._loop.call_later(0.05, self._prepare)
+
+    # — what happens to it —
+
+    def _on_exit_word(self, message: dict[str, Any]) -> None:
+        status = message.get("status")
+        if self.instance is not None and message.get("instance") == self.instance.name and isinstance(status, int):
+            self._status = status
+            if self.instance.pid < 0:
+                self._on_instance_end(self.instance)
+
+    def _on_instance_end(self, instance: Instance) -> None:
+        """It is gone; the zygote, who is its parent, tells how, or keeps silent."""
+        instance.on_end = lambda: None
+        if self._status is None and self.zygote is not None and self.zygote.threads == 1:
+            self._loop.call_later(EXIT_WORD, lambda: self._instance_over(instance))
+        else:
+            self._loop.call_soon(lambda: self._instance_over(instance))
+
+    def _instance_over(self, instance: Instance) -> None:
+        if self.instance is not instance:
+            return
+        self.instance = None
+        status = self._status if self._status is not None else 0 if instance.idle or instance.stopping else 9
+        fine = instance.idle or instance.stopping or status == 0
+        oom = self.zygote.cgroup.oom_kills() - self._oom_before if self.zygote and self.zygote.cgroup else 0
+        reason = plan.exit_sentence(status, oom)
+        self._peer.tell("web.died", web.Died(self.release.id, instance.name, reason, max(instance.pid, 0)))
+        if not fine:
+            self.crashes += 1
+            self.note = f"the last instance ended: {reason}"
+            self._log(f"instance {instance.name} ended: {reason}")
+        instance.close()
+        self._over(Event.ENDED if fine else Event.CRASHED)
+
+    def _over(self, event: Event) -> None:
+        if event is Event.CRASHED and self.state is State.RUNNING and self._intensity.crashed(self._loop.time()):
+            most, period = self._intensity.most, self._intensity.period
+            self._halt(f"it crashed more than {most} times in {period:g} s and was stopped; {self.note}")
+            return
+        self._happened(event)
+        if self.zygote is not None and self.zygote.threads > 1:
+            self._on_zygote_gone()
+        else:
+            self._prepare()
+
+    def _halt(self, why: str) -> None:
+        self.note = f"{why}; publish a mended version, or: fildes stop {self.release.service}"
+        self._log(self.note)
+        self._peer.tell("web.retired", web.Retired(self.release.id, f"{self.release.service}: {why}"))
+        self._happened(Event.TOO_MANY)
+
+    def _on_zygote_gone(self) -> None:
+        if self.zygote is None:
+            return
+        expected = self.zygote.threads > 1
+        oom = self.zygote.cgroup.oom_kills() - self._oom_before if self.zygote.cgroup is not None else 0
+        if self.instance is not None:
+            self._status = self._status if self._status is not None else 9
+            instance, self.instance = self.instance, None
+            reason = plan.exit_sentence(9, oom)
+            self._peer.tell("web.died", web.Died(self.release.id, instance.name, reason, max(instance.pid, 0)))
+            instance.close()
+            self.note = f"its zygote ended, and its instance with it: {reason}"
+            self.crashes += 1
+        elif not expected:
+            self.note = "its zygote ended"
+        if not expected:
+            self._log(self.note)
+        self._drop_zygote()
+        if not expected and self._intensity.crashed(self._loop.time()):
+            self._halt(f"it crashed too often; {self.note}")
+        else:
+            self._happened(Event.ZYGOTE_GONE)
+
+    def _too_slow(self, instance: Instance) -> None:
+        self.note = f"it was not ready to serve within {READY_LIMIT:g} s after its start"
+        if self.instance is instance:
+            self._end()
+
+    # — ending —
+
+    def _end(self) -> None:
+        """Kill what runs, at once. The release itself stays, unless it is retired."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.instance is not None:
+            instance, self.instance = self.instance, None
+            self._peer.tell(
+                "web.died", web.Died(self.release.id, instance.name, "it was stopped", max(instance.pid, 0))
+            )
+            instance.close()
+        self._drop_zygote()
+        if self._kit is not None:
+            self._kit.close()
+            self._kit = None
+        if self.state is State.RETIRED:
+            self._forget()
+
+    def _drop_zygote(self) -> None:
+        if self.zygote is not None:
+            zygote, self.zygote = self.zygote, None
+            zygote.kill()
+            zygote.close()
+            self._store.drop(self._key("zygote"))
+            self._resources.remove_cgroup(zygote.cgroup)
+
+    def _forget(self) -> None:
+        if self._conveyor is not None:
+            self._conveyor.hand_back()
+            self._conveyor.close()
+            self._conveyor = None
+            self._store.drop(self._key("conveyor"))
+        self.on_retired()
+
+    def _hand_back(self) -> None:
+        if self._conveyor is not None:
+            self._conveyor.hand_back()
+            if self.state is State.HALTED:
+                self._conveyor.watch(lambda: self._happened(Event.WANTED))
+
+    def _drain(self) -> None:
+        if self.instance is None:
+            self._loop.call_soon(self._end)
+            return
+        self.instance.drain()
+        self._loop.call_later(DRAIN, self._end)
+
+    # — a restart of this daemon —
+
+    def adopt_conveyor(self, deposit: Deposit) -> None:
+        sending, receiving = deposit.fds
+        self._conveyor = Conveyor(self._loop, sending, receiving)
+
+    def adopt_zygote(self, deposit: Deposit) -> None:
+        pidfd, control, listener = deposit.fds
+        cgroup = self._resources.cgroup_of(self.release)
+        zygote = Zygote.adopt(self._loop, control, pidfd, listener, cgroup, int(deposit.blob or b"1"))
+        self._take_up(zygote)
+        self.state = State.WARM
+
+    def adopt_instance(self, deposit: Deposit, name: str) -> None:
+        handle, *pidfd = deposit.fds
+        if self.zygote is None:
+            close_all(deposit.fds)
+            self._store.drop(deposit.key)
+            return
+        cgroup = self._resources.instance_cgroup(self.zygote.cgroup, name, self.release)
+        instance = Instance(self._loop, self._store, self.release.id, name, handle, self.zygote.pid, cgroup)
+        instance.on_end = lambda: self._on_instance_end(instance)
+        instance.adopt(pidfd[0] if pidfd else None)
+        self.instance = instance
+        self.state = State.RUNNING
+
+    def resume(self) -> None:
+        """After everything was adopted: go on."""
+        if self.state in (State.ASLEEP, State.WARM):
+            self._watch()
+            self._prepare()
+
+    # — small things —
+
+    def _key(self, what: str) -> str:
+        return f"{what}.{self.release.id}"
+
+    def _log(self, text: str) -> None:
+        self._peer.tell("log.append", log.Append(self.release.service, text))
+
+    @property
+    def cgroup(self) -> Cgroup | None:
+        return self.zygote.cgroup if self.zygote is not None else None
+
+
+def _settings(release: Release) -> dict[str, Any]:
+    """What the tenant's side is told; see zygote/main.py."""
+    return {
+        "service": release.service,
+        "release": release.id,
+        "runtime": release.runtime,
+        "entry": release.entry,
+        "hosts": list(release.hosts),
+        "env": {"PATH": "/usr/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", **release.env},
+        "grants": [{"name": grant.name, "kind": grant.kind, "to": grant.to} for grant in release.grants],
+        "concurrency": release.limits.concurrency,
+        "idle": INSTANCE_IDLE,
+        "paths": ["/app", "/deps"],
+    }
+
+
+_CARRY_OUT: Final[dict[Do, Callable[[Supervised], None]]] = {
+    Do.LAUNCH: Supervised._launch,
+    Do.START: Supervised._start,
+    Do.WATCH: Supervised._watch,
+    Do.END: Supervised._end,
+    Do.HAND_BACK: Supervised._hand_back,
+    Do.DRAIN: Supervised._drain,
+}

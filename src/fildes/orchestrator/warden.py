@@ -1,0 +1,62 @@
+"""Stands between a zygote and the calls that it may make only while it loads (seccomp_unotify(2)).
+
+Open, every such call goes through: the view bounds what it can reach. Once closed it never opens again, and every
+such call is refused, but for exactly one clone per instance that was ordered. Letting a call go on is safe here
+though its arguments can change under us: this decides *whether* a call runs, never *on what*.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from fildes.kernel import notify
+from fildes.kernel.fds import Fd
+from fildes.kernel.libc import NR
+from fildes.kernel.loop import EPOLLERR, EPOLLHUP, EPOLLIN, Loop
+
+_FORKS: Final = frozenset(NR[name] for name in ("clone", "fork", "vfork") if name in NR)
+
+
+class Warden:
+    """Owns the listener. `close_gate` is the ratchet's first half; see supervised.py for the second."""
+
+    def __init__(self, loop: Loop, listener: Fd, *, opened: bool) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._open = opened
+        self._forks = 0
+        loop.watch(listener.fileno(), EPOLLIN, self._on_notifications)
+
+    @property
+    def listener(self) -> int:
+        return self._listener.fileno()
+
+    def close_gate(self) -> None:
+        self._open = False
+
+    def allow_one_fork(self) -> None:
+        self._forks += 1
+
+    def close(self) -> None:
+        if not self._listener.closed:
+            self._loop.unwatch(self._listener.fileno())
+            self._listener.close()
+
+    def _on_notifications(self, events: int) -> None:
+        if events & (EPOLLHUP | EPOLLERR):  # nobody runs under the filter any more
+            self.close()
+            return
+        notification = notify.receive(self._listener.fileno())
+        if notification is not None:
+            self._answer(notification)
+
+    def _answer(self, notification: notify.Notification) -> None:
+        listener = self._listener.fileno()
+        if self._open:
+            notify.proceed(listener, notification.id)
+        elif self._forks and notification.nr in _FORKS:
+            self._forks -= 1
+            notify.proceed(listener, notification.id)
+        else:
+            notify.refuse(listener, notification.id, errno.EPERM)

@@ -1,0 +1,232 @@
+"""One zygote as the orchestrator holds it: its pidfd, its control socket, its warden, and the ratchet."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from fildes.daemon.peer import Refused
+from fildes.kernel import mounts, namespaces, notify, process
+from fildes.kernel.cgroups import Cgroup
+from fildes.kernel.fds import Fd, Truncated, receive_with_fds, send_with_fds, set_blocking
+from fildes.kernel.loop import EPOLLIN, Loop, Promise
+from fildes.orchestrator.children import ChildFailed, in_child
+from fildes.orchestrator.launch import Order, launch
+from fildes.orchestrator.warden import Warden
+from fildes.wire import zygote as wire
+
+LOAD_LIMIT: Final = 60.0  # seconds that a program may take to load
+
+
+class Zygote:
+    """Owns every descriptor of one zygote. `on_exited(message)` and `on_gone()` tell what happens to it later."""
+
+    def __init__(self, loop: Loop, control: Fd, cgroup: Cgroup | None) -> None:
+        self._loop = loop
+        self._control = control
+        self.cgroup = cgroup
+        self.pid = -1
+        self.threads = 1  # tasks that the program had when it said that it is loaded
+        self.phases: dict[str, float] = {}
+        self._pidfd: Fd | None = None
+        self._warden: Warden | None = None
+        self._said: dict[str, Promise[tuple[dict[str, Any], list[Fd]]]] = {}
+        self.on_exited: Callable[[dict[str, Any]], object] = lambda _: None
+        self.on_gone: Callable[[], object] = lambda: None
+        set_blocking(control.fileno(), False)
+        loop.watch(control.fileno(), EPOLLIN, self._on_message)
+
+    # — beginning —
+
+    @classmethod
+    async def load(
+        cls, loop: Loop, order: Order, settings: dict[str, Any], fds: dict[str, int], reap: Callable[[int], object]
+    ) -> Zygote:
+        """Launch one and have it load its program. Raises Refused with the tenant's error; nothing is left then."""
+        began = time.monotonic()
+        helper, control = launch(order)
+        reap(helper)
+        zygote = cls(loop, control, order.cgroup)
+        timer = loop.call_later(
+            LOAD_LIMIT, lambda: zygote._fail_all(f"it did not finish loading within {LOAD_LIMIT:g} s")
+        )
+        try:
+            born, confined, loaded = (zygote._expect(what) for what in ("born", "confined", "loaded"))
+            _, [pidfd] = await born
+            zygote._hold(pidfd)
+            _, [listener] = await confined
+            notify.set_sync_wake_up(listener.fileno())
+            zygote._warden = Warden(loop, listener, opened=True)  # its exec is the first call it lets through
+            zygote.phases["launch"] = (time.monotonic() - began) * 1e3
+            zygote._send({"do": "load", "settings": settings, "fds": list(fds)}, list(fds.values()))
+            message, _ = await loaded
+        except BaseException:
+            zygote.kill()
+            zygote.close()
+            raise
+        finally:
+            timer.cancel()
+        zygote.phases |= {str(k): float(v) for k, v in message.get("phases", {}).items()}
+        return zygote
+
+    @classmethod
+    def adopt(cls, loop: Loop, control: Fd, pidfd: Fd, listener: Fd, cgroup: Cgroup | None, threads: int) -> Zygote:
+        """One that lived through a restart of this daemon, behind the ratchet already."""
+        zygote = cls(loop, control, cgroup)
+        zygote.threads = threads
+        zygote._hold(pidfd)
+        zygote._warden = Warden(loop, listener, opened=False)
+        return zygote
+
+    def _hold(self, pidfd: Fd) -> None:
+        self._pidfd = pidfd
+        self.pid = process.pidfd_pid(pidfd.fileno())
+        self._loop.watch(pidfd.fileno(), EPOLLIN, lambda _: self._gone())
+
+    # — the ratchet —
+
+    async def ratchet(self) -> None:
+        """Refuse what is for loading only from now on, end what the program left running, detach its files."""
+        if self._warden is None or self._pidfd is None:
+            raise Refused("warm", "it ended while it loaded")
+        began = time.monotonic()
+        self._warden.close_gate()
+        self.threads = len(os.listdir(f"/proc/{self.pid}/task"))
+        _end_descendants(self.pid)
+        points = _mounts_of(self.pid)
+        pidfd = self._pidfd.fileno()
+        try:
+            await in_child(self._loop, lambda: _detach_all(pidfd, points))
+        except ChildFailed as error:
+            raise Refused(
+                "warm", f"its files could not be detached after loading: {error}; see: fildes doctor"
+            ) from error
+        self.phases["ratchet"] = (time.monotonic() - began) * 1e3
+
+    # — orders —
+
+    def start(self, instance: str, fds: list[tuple[str, int]]) -> None:
+        """Order one instance; `fds` (borrowed) by name. A program with threads becomes the instance itself."""
+        if self._warden is None:
+            raise Refused("warm", "the zygote is gone")
+        fork = self.threads == 1
+        if fork:
+            self._warden.allow_one_fork()
+        names = [name for name, _ in fds]
+        self._send({"do": "start", "instance": instance, "fork": fork, "fds": names}, [fd for _, fd in fds])
+
+    def kill(self) -> None:
+        """PID 1 of its namespace: everything of the release ends with it."""
+        if self._pidfd is not None and not self._pidfd.closed:
+            try:
+                process.pidfd_send_signal(self._pidfd.fileno(), signal.SIGKILL)
+            except ProcessLookupError:
+                return
+
+    def close(self) -> None:
+        if not self._control.closed:
+            self._loop.unwatch(self._control.fileno())
+            self._control.close()
+        if self._warden is not None:
+            self._warden.close()
+        if self._pidfd is not None and not self._pidfd.closed:
+            self._loop.unwatch(self._pidfd.fileno())
+            self._pidfd.close()
+        self._fail_all("it ended while it loaded")
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Borrowed: pidfd, control, listener, in the order in which `adopt` takes them."""
+        if self._pidfd is None or self._warden is None:
+            raise ValueError("a zygote that is not confined yet has nothing to deposit")
+        return [self._pidfd.fileno(), self._control.fileno(), self._warden.listener]
+
+    # — what it says —
+
+    def _expect(self, what: str) -> Promise[tuple[dict[str, Any], list[Fd]]]:
+        promise: Promise[tuple[dict[str, Any], list[Fd]]] = Promise(self._loop)
+        self._said[what] = promise
+        return promise
+
+    def _fail_all(self, text: str, detail: str = "") -> None:
+        said, self._said = self._said, {}
+        for promise in said.values():
+            promise.fail(Refused("warm", text if not detail else f"{text}\n{detail}"))
+
+    def _on_message(self, _: int) -> None:
+        try:
+            received = receive_with_fds(self._control.fileno(), wire.MAX_DATAGRAM, 2)
+        except (BlockingIOError, Truncated):
+            return
+        except ConnectionResetError:
+            received = None
+        if received is None or not received.data:
+            self._loop.unwatch(self._control.fileno())
+            if self._pidfd is None:
+                self._fail_all("it ended before it was confined")
+            return
+        try:
+            message = wire.decode(received.data)
+            kind = message["is"]
+        except (wire.Malformed, KeyError):
+            received.close()
+            return
+        if kind == "failed":
+            received.close()
+            self._fail_all(str(message.get("error"))[:4096], str(message.get("detail", ""))[:16384])
+        elif kind == "exited":
+            received.close()
+            self.on_exited(message)
+        elif kind in self._said and len(received.fds) == (1 if kind in ("born", "confined") else 0):
+            self._said.pop(kind).resolve((message, received.fds))
+        else:
+            received.close()
+
+    def _gone(self) -> None:
+        if self._pidfd is not None and not self._pidfd.closed:
+            self._loop.unwatch(self._pidfd.fileno())
+        self._fail_all("it ended while it loaded")
+        self.on_gone()
+
+    def _send(self, message: dict[str, Any], fds: list[int]) -> None:
+        send_with_fds(self._control.fileno(), wire.encode(message), fds)
+
+
+def _mounts_of(pid: int) -> list[str]:
+    """Every mount point of the view but its root, innermost first."""
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        points = mounts.mount_points(file.read())
+    return [point for point in reversed(points) if point != "/"]
+
+
+def _detach_all(pidfd: int, points: list[str]) -> None:
+    """In a child: enter the zygote's mount namespace and detach everything."""
+    own = os.readlink("/proc/self/ns/user")
+    theirs = os.readlink(f"/proc/{process.pidfd_pid(pidfd)}/ns/user")
+    namespaces.setns(pidfd, namespaces.CLONE_NEWNS | (0 if own == theirs else namespaces.CLONE_NEWUSER))
+    for point in points:
+        mounts.detach(point)
+
+
+def _end_descendants(pid: int) -> None:
+    """Kill what the program started while it loaded and left running."""
+    for child in _children(pid):
+        _end_descendants(child)
+        try:
+            os.kill(child, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _children(pid: int) -> list[int]:
+    children: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                children += [int(number) for number in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return children
+    return children

@@ -1,0 +1,64 @@
+"""What the orchestrator answers: warming, conveyors, and who runs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from fildes.wire.catalogue import Release
+
+
+class Warm(msgspec.Struct, forbid_unknown_fields=True):
+    """orchestrator.warm (catalogue only): load this candidate, turn the ratchet, start one instance of it."""
+
+    release: Release
+
+
+class Warmed(msgspec.Struct, forbid_unknown_fields=True):
+    phases: dict[str, float]  # name → milliseconds, in the order in which they happened
+
+
+class GetConveyor(msgspec.Struct, forbid_unknown_fields=True):
+    """orchestrator.conveyor (web, bus): answered with a duplicate of the sending end."""
+
+    release: str
+
+
+class Stop(msgspec.Struct, forbid_unknown_fields=True):
+    """orchestrator.stop: end the instances and the zygote of a service; the next request starts it again."""
+
+    service: str
+
+
+class Stopped(msgspec.Struct, forbid_unknown_fields=True):
+    instances: int
+
+
+class InstanceState(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+    pid: int  # in the orchestrator's PID namespace; −1 until the kernel has attested it
+    started: float  # wall clock, seconds
+    memory: int | None  # bytes, where a memory cgroup is at hand
+
+
+class ServiceState(msgspec.Struct, forbid_unknown_fields=True):
+    service: str
+    owner: str
+    release: str
+    runtime: str
+    state: str  # one of orchestrator/plan.py's State
+    hosts: list[str]
+    instances: list[InstanceState]
+    zygote: int | None  # pid
+    starts: int
+    crashes: int
+    note: str  # why it is as it is, when that isn't plain: a crash loop, threads at load, the last exit
+
+
+class Ps(msgspec.Struct, forbid_unknown_fields=True):
+    """orchestrator.ps → Empty + [sealed memfd of a PsReply]; an empty `service` means all of them."""
+
+    service: str = ""
+
+
+class PsReply(msgspec.Struct, forbid_unknown_fields=True):
+    services: list[ServiceState]

@@ -1,0 +1,187 @@
+"""Load, report, and fork on order.
+
+The three steps of confinement as the tenant's side sees them: everything until `loaded` happens under the load
+profile, with each file call let through by the orchestrator; then the orchestrator turns the ratchet from outside;
+from there on only `start` orders come, each good for one fork, and an instance locks itself down to its
+descriptors before it serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from types import ModuleType
+from typing import Any, Final
+
+from fildes.kernel import process, seccomp, vdso
+from fildes.kernel.fds import Fd, receive_with_fds, send_with_fds
+from fildes.runtime import files, trap
+from fildes.runtime.kit import Kit
+from fildes.wire import zygote as wire
+
+RUNTIMES: Final = frozenset({"asgi"})
+
+
+def main(control: int) -> int:
+    """Returns the exit status: 1 when the program could not be loaded."""
+    order, fds = _receive(control)
+    settings = order["settings"]
+    phases: dict[str, float] = {}
+    try:
+        runtime, program = _load(settings, fds, phases)
+    except BaseException as error:
+        _send(control, {"is": "failed", "error": _sentence(error), "detail": traceback.format_exc()[-16384:]})
+        return 1
+    zygote = Zygote(control, settings, runtime, program, fds)
+    _send(control, {"is": "loaded", "phases": phases})
+    return zygote.run()
+
+
+def _load(settings: dict[str, Any], fds: dict[str, list[Fd]], phases: dict[str, float]) -> tuple[ModuleType, Any]:
+    began = time.monotonic()
+    if settings["runtime"] not in RUNTIMES:
+        raise ValueError(f"no runtime {settings['runtime']!r} in this version")
+    process.set_tsc_faults()
+    vdso.unmap_vdso()
+    os.environ.clear()
+    os.environ.update(settings["env"])
+    sys.path[:0] = settings["paths"]
+    sys.path.append("/fildes/site")
+    sys.argv[:] = [settings["entry"]]
+    trap.prepare([fd.fileno() for name in ("release", "base") for fd in fds.get(name, [])], fds["null"][0].fileno())
+    files.prelude(settings["paths"])
+    runtime = importlib.import_module(f"fildes.runtime.{settings['runtime']}")
+    phases["interpreter"] = (time.monotonic() - began) * 1e3
+    began = time.monotonic()
+    program = runtime.load(settings)
+    phases["import"] = (time.monotonic() - began) * 1e3
+    return runtime, program
+
+
+def _sentence(error: BaseException) -> str:
+    """What went wrong and in which of the tenant's lines, in one sentence."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(("/app", "/deps"))]
+    where = f" (at {frames[-1].filename.removeprefix('/app/')}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+class Zygote:
+    def __init__(
+        self, control: int, settings: dict[str, Any], runtime: ModuleType, program: Any, fds: dict[str, list[Fd]]
+    ) -> None:
+        self.control = control
+        self.settings = settings
+        self.runtime = runtime
+        self.program = program
+        self.packs = [fd.fileno() for name in ("release", "base") for fd in fds.get(name, [])]
+        self.serve_filter = os.pread(fds["serve"][0].fileno(), 1 << 20, 0)
+        self._kept = fds
+        self.instances: dict[int, str] = {}
+        self._wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wake_writer = wake_writer
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+
+    def run(self) -> int:
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        poll.register(self._wake_reader, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self._wake_reader:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(fd, 4096)
+                    self._reap()
+                    continue
+                try:
+                    order, fds = _receive(self.control)
+                except EOFError:
+                    return 0
+                self._start(order, fds)
+
+    def _start(self, order: dict[str, Any], fds: dict[str, list[Fd]]) -> None:
+        if not order["fork"]:  # its threads could not be forked: this process itself becomes the instance
+            self._become_instance(fds)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            _send(self.control, {"is": "exited", "instance": order["instance"], "status": 255 << 8, "why": str(error)})
+        else:
+            if pid == 0:
+                self._become_instance(fds)
+            self.instances[pid] = order["instance"]
+        for group in fds.values():
+            for fd in group:
+                fd.close()
+
+    def _become_instance(self, fds: dict[str, list[Fd]]) -> None:
+        """Never returns."""
+        status = 70  # EX_SOFTWARE of sysexits.h, unless serve says otherwise
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for fd in (self._wake_reader, self._wake_writer, self.control):
+                os.close(fd)
+            for fd in self._kept["serve"]:
+                fd.close()
+            kit = Kit(
+                conveyor=fds["conveyor"][0].take(),
+                handle=fds["handle"][0].take(),
+                channel=fds["channel"][0].take(),
+                packs=self.packs,
+                grants={
+                    name.removeprefix("grant:"): [fd.take() for fd in group]
+                    for name, group in fds.items()
+                    if name.startswith("grant:")
+                },
+                settings=self.settings,
+            )
+            send_with_fds(kit.handle, b"U")
+            trap.activate(kit)
+            files.activate(kit)
+            from fildes import sdk
+
+            sdk._bind(kit)
+            status = self.runtime.serve(self.program, kit, lambda: seccomp.install(self.serve_filter))
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(BaseException):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status & 0xFF)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            instance = self.instances.pop(pid, None)
+            if instance is not None:
+                _send(self.control, {"is": "exited", "instance": instance, "status": status})
+
+
+def _receive(control: int) -> tuple[dict[str, Any], dict[str, list[Fd]]]:
+    received = receive_with_fds(control, wire.MAX_DATAGRAM, wire.MAX_FDS)
+    if not received.data:
+        raise EOFError("the orchestrator closed the control socket")
+    message = wire.decode(received.data)
+    named: dict[str, list[Fd]] = {}
+    for name, fd in zip(message["fds"], received.fds, strict=True):
+        named.setdefault(name, []).append(fd)
+    return message, named
+
+
+def _send(control: int, message: dict[str, Any]) -> None:
+    send_with_fds(control, wire.encode(message))
