@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import msgspec
 
+from fildes.wire.catalogue import Grant
+
 
 class Channel(msgspec.Struct, forbid_unknown_fields=True):
+    """`grants`: of a release that is not current, a candidate being warmed, whose rights the catalogue has not told."""
+
     release: str
     instance: str | int
     service: str
+    grants: list[Grant] | None = None
 
 
 class Close(msgspec.Struct, forbid_unknown_fields=True):

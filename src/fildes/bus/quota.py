@@ -1,0 +1,78 @@
+"""What one channel may cost the others. Pure: time is a parameter.
+
+The sender pays: what a channel asked for counts against it until the answer has left for its own queue, so a client
+that asks without reading stops being read itself, and nobody else notices.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Limits(NamedTuple):
+    """Of one channel. Queues are those in the bus's memory, behind the kernel's own."""
+
+    in_flight: int  # requests without an answer; beyond: reading pauses (tenants), or a refusal (daemons)
+    queued: int  # datagrams for this channel
+    queued_bytes: int
+    queued_fds: int
+    unread_fds: int  # descriptors in the kernel's queue that the peer has not received
+    rate: float  # requests a second, in the long run; 0: any number
+    burst: int  # requests at once
+    rounds: int  # datagrams read before others get their turn
+
+
+DAEMON: Final = Limits(
+    in_flight=1024, queued=2048, queued_bytes=8 << 20, queued_fds=512, unread_fds=512, rate=0, burst=0, rounds=64
+)
+# 2,000 opens a second of one instance keep the bus a quarter busy; nobody needs half as many.
+TENANT: Final = Limits(
+    in_flight=16, queued=64, queued_bytes=256 << 10, queued_fds=16, unread_fds=16, rate=2000, burst=500, rounds=4
+)
+STRIKES: Final = 16  # datagrams that were no message, before a tenant's channel is closed
+
+
+class Bucket:
+    """`burst` at once, `rate` a second in the long run."""
+
+    __slots__ = ("_at", "_burst", "_left", "_rate")
+
+    def __init__(self, rate: float, burst: int, now: float) -> None:
+        self._rate, self._burst, self._left, self._at = rate, burst, float(burst), now
+
+    def take(self, now: float) -> float:
+        """Take one, and return 0; or take none, and return the seconds until there is one."""
+        if not self._rate:
+            return 0.0
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1:
+            return (1 - self._left) / self._rate
+        self._left -= 1
+        return 0.0
+
+
+class Unread:
+    """Descriptors sent into a socket, and how many of them may still wait there.
+
+    The kernel does not tell how many; it tells how many bytes are unread (SIOCOUTQ, unix(7)), which bounds them: no
+    datagram takes less than `SMALLEST` of the send buffer.
+    """
+
+    SMALLEST: Final = 512  # an empty datagram is charged 768 on x86_64
+
+    __slots__ = ("_sent",)
+
+    def __init__(self) -> None:
+        self._sent = 0
+
+    def sent(self, fds: int) -> None:
+        self._sent += fds
+
+    def at_most(self, unread_bytes: int, fds_each: int) -> int:
+        """How many may be unread, when a datagram carried `fds_each` at most."""
+        if unread_bytes == 0:
+            self._sent = 0
+        else:
+            self._sent = min(self._sent, -(-unread_bytes // self.SMALLEST) * fds_each)
+        return self._sent

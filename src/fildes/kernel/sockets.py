@@ -1,0 +1,62 @@
+"""Options of unix sockets that Python's socket module does not name (unix(7), socket(7))."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import socket
+import struct
+import termios
+from typing import Final
+
+SO_PASSRIGHTS: Final = 83  # asm-generic/socket.h, 6.16
+SIOCOUTQ: Final = termios.TIOCOUTQ  # the same number, linux/sockios.h
+
+_TIMEVAL = struct.Struct("ll")
+_INT = struct.Struct("i")
+
+
+def refuse_rights(sock: int) -> bool:
+    """Let no descriptor in: whoever sends one to `sock` gets EPERM. False: this kernel can't (before 6.16)."""
+    with _Borrowed(sock) as borrowed:
+        try:
+            borrowed.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
+        except OSError as error:
+            if error.errno != errno.ENOPROTOOPT:
+                raise
+            return False
+    return True
+
+
+def limit_waits(sock: int, seconds: int) -> None:
+    """Blocking calls on `sock` fail with EAGAIN after `seconds`, whoever holds it (SO_RCVTIMEO, SO_SNDTIMEO)."""
+    with _Borrowed(sock) as borrowed:
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            borrowed.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(seconds, 0))
+
+
+def limit_queue(sock: int, size: int) -> None:
+    """What was sent into `sock` and not received takes at most about twice `size` bytes, overhead included."""
+    with _Borrowed(sock) as borrowed:
+        borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
+
+def unread(sock: int) -> int:
+    """Bytes of send buffer held by what the peer has not received, the kernel's overhead included. 0: it has it all."""
+    value: int = _INT.unpack(fcntl.ioctl(sock, SIOCOUTQ, bytes(4)))[0]
+    return value
+
+
+class _Borrowed:
+    """A socket object around a descriptor that somebody else owns."""
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, number: int) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=number)
+
+    def __enter__(self) -> socket.socket:
+        return self._socket
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.detach()
