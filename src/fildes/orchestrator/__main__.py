@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+
 import msgspec
 
 from fildes.daemon.peer import Asked, Empty, Peer, Refused
 from fildes.daemon.start import Inheritance, confine
 from fildes.daemon.store import Deposit, Store
-from fildes.kernel import memfd
+from fildes.daemon.subscription import Subscription
+from fildes.kernel import memfd, process
 from fildes.kernel.fds import Fd, close_all
-from fildes.kernel.loop import Loop
+from fildes.kernel.loop import Loop, Promise
+from fildes.orchestrator.conveyor import Conveyor
 from fildes.orchestrator.plan import State
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.supervised import Supervised
-from fildes.wire import catalogue, orchestrator
-from fildes.wire.catalogue import Release
-
-_RESUBSCRIBE = 0.2  # seconds between attempts while the catalogue does not answer
-_WARMINGS = 2  # candidates loading at once; the others wait their turn
+from fildes.wire import orchestrator
+from fildes.wire.catalogue import Release, ReleaseDelta
 
 
 def main(inheritance: Inheritance) -> None:
@@ -30,7 +31,6 @@ def main(inheritance: Inheritance) -> None:
     peer.on("orchestrator.conveyor", orchestrator.GetConveyor, daemon.conveyor)
     peer.on("orchestrator.stop", orchestrator.Stop, daemon.stop)
     peer.on("orchestrator.ps", orchestrator.Ps, daemon.ps)
-    peer.on_event("orchestrator.delta", catalogue.ReleaseDelta, daemon.delta)
     confine("orchestrator")
     loop.spawn(daemon.begin())
     store.ready()
@@ -40,46 +40,38 @@ def main(inheritance: Inheritance) -> None:
 class Orchestrator:
     def __init__(self, loop: Loop, peer: Peer, store: Store, resources: Resources) -> None:
         self._loop, self._peer, self._store, self._resources = loop, peer, store, resources
-        self._number: int | None = None  # of the catalogue's last change seen
         self._releases: dict[str, Release] = {}
         self._supervised: dict[str, Supervised] = {}  # those that were ever wanted
-        self._began = loop.promise()
+        self._listed: Promise[None] = Promise(loop)
+        self._began: Promise[None] = Promise(loop)
+        self._catalogue = Subscription(
+            peer,
+            "orchestrator",
+            item=Release,
+            delta=ReleaseDelta,
+            snapshot=self._snapshot,
+            change=self._change,
+        )
 
     async def begin(self) -> None:
         """What a forerunner left comes first: nobody else may be served before it is known who runs."""
         deposits = await self._store.collect()
-        await self._subscribe()
+        self._catalogue.start()
+        await self._listed
         self._adopt(deposits)
         self._began.resolve(None)
 
     # — the catalogue —
 
-    async def _subscribe(self) -> None:
-        while True:
-            try:
-                answer = await self._peer.ask("catalogue.subscribe", catalogue.Subscribe(), reply=catalogue.Snapshot)
-                break
-            except Refused as refused:
-                self._loop.on_error(refused)
-                await self._loop.sleep(_RESUBSCRIBE)
-        with answer.fds[0] as fd:
-            releases = msgspec.msgpack.decode(memfd.read_sealed(fd.fileno()), type=list[Release])
-        self._number = answer.body.number
+    def _snapshot(self, _: int, releases: list[Release], __: Fd) -> None:
         listed = {release.id: release for release in releases}
         gone = self._releases.keys() - listed.keys()
         self._releases = listed
         for release in gone:
             self._retire(release)
+        self._listed.resolve(None)
 
-    def delta(self, asked: Asked[catalogue.ReleaseDelta]) -> None:
-        delta = asked.body
-        what = catalogue.follow(self._number, delta)
-        if what == "subscribe":
-            self._number = None
-            self._loop.spawn(self._subscribe())
-        if what != "apply":
-            return
-        self._number = delta.number
+    def _change(self, delta: ReleaseDelta) -> None:
         for gone in delta.gone:
             self._releases.pop(gone, None)
             self._retire(gone)
@@ -183,11 +175,6 @@ class Orchestrator:
 
     def _give_up(self, what: str, deposit: Deposit) -> None:
         """A candidate that nobody waits for, or a release that was draining: it ends."""
-        import signal
-
-        from fildes.kernel import process
-        from fildes.orchestrator.conveyor import Conveyor
-
         if what == "zygote":
             process.pidfd_send_signal(deposit.fds[0].fileno(), signal.SIGKILL)
         if what == "conveyor":

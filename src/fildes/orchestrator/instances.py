@@ -5,13 +5,14 @@ A kit is put together ahead of the request that needs it, so that a start is one
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
-from fildes.capabilities import KINDS
+from fildes.capabilities.kinds import KINDS
 from fildes.daemon.peer import Peer
 from fildes.daemon.store import Store
 from fildes.kernel import process
@@ -20,9 +21,6 @@ from fildes.kernel.fds import Fd, Truncated, close_all, receive_with_fds, send_w
 from fildes.kernel.loop import EPOLLIN, Loop, Promise
 from fildes.wire import bus, drivers
 from fildes.wire.catalogue import Release
-
-# Opened before the start and given with it; what is not here is opened by the program, on its channel.
-AHEAD: Final = frozenset({"clock", "random", "secret"})
 
 
 @dataclass
@@ -58,9 +56,10 @@ async def prepare(peer: Peer, release: Release) -> Kit:
     channel = await peer.ask("bus.channel", bus.Channel(release.id, instance, release.service))
     try:
         for grant in release.grants:
-            if grant.kind in AHEAD:
+            kind = KINDS[grant.kind]
+            if kind.at_start:
                 opening = drivers.Open(grant.kind, grant.name, dict(grant.options), release.id, release.service)
-                answer = await peer.ask(f"{KINDS[grant.kind].answers}.open", opening, reply=drivers.Opened)
+                answer = await peer.ask(f"{kind.driver}.open", opening, reply=drivers.Opened)
                 grants += [(grant.name, fd) for fd in answer.fds]
     except BaseException:
         close_all([*channel.fds, *(fd for _, fd in grants)])
@@ -149,8 +148,6 @@ class Instance:
 
     def _is_ours(self, pid: int) -> bool:
         """A zygote may forge the word, not who sends it: a process of its PID namespace, whatever it says."""
-        import os
-
         try:
             return os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{self._zygote_pid}/ns/pid")
         except OSError:
@@ -160,10 +157,8 @@ class Instance:
         self._pidfd = pidfd
         self.pid = process.pidfd_pid(pidfd.fileno())
         if self.cgroup is not None and self.pid > 0 and self.pid != self._zygote_pid:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 self.cgroup.attach(self.pid)
-            except ProcessLookupError:
-                pass
         self._loop.watch(pidfd.fileno(), EPOLLIN, self._on_exit)
 
     def _on_exit(self, _: int) -> None:
