@@ -66,7 +66,7 @@ def test_imports_go_downwards(path: Path):
 
 
 def _on_the_tenants_side(name: str) -> bool:
-    return name.split("/")[0] in STDLIB_ONLY or name in STDLIB_ONLY_FILES or name.endswith("/face.py")
+    return name.split("/", maxsplit=1)[0] in STDLIB_ONLY or name in STDLIB_ONLY_FILES or name.endswith("/face.py")
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if _on_the_tenants_side(_name(path))], ids=_name)
