@@ -16,7 +16,7 @@ GOOD = [
     "Flask>=3.0,<4  # the web",
     "uvicorn[standard]==0.30.*",
     'tomli ; python_version < "3.11"',
-    'a.b-c_d (>=1) ; sys_platform == "linux" and (extra == \'x\')',
+    "a.b-c_d (>=1) ; sys_platform == \"linux\" and (extra == 'x')",
     f"iniconfig==2.0.0 \\\n    {HASH} \\\n    {HASH}",
     "# only a comment",
     "",

@@ -109,7 +109,7 @@ class Orchestrator:
         if not any(release.service == asked.body.service for release in self._releases.values()):
             raise Refused("not-found", f"no service {asked.body.service!r}; see: fildes ps")
         concerned = [s for s in self._supervised.values() if s.release.service == asked.body.service]
-        return orchestrator.Stopped(sum(supervised.stop() for supervised in concerned))
+        return orchestrator.Stopped(sum([await supervised.stop() for supervised in concerned]))
 
     async def ps(self, asked: Asked[orchestrator.Ps]) -> tuple[Empty, list[Fd]]:
         """The answer is a sealed memfd of PsReply: ten thousand services don't fit a datagram."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -85,6 +86,7 @@ class Instance:
         self.pid = -1
         self.started = time.time()
         self.ready: Promise[bool] = Promise(loop)
+        self.over: Promise[None] = Promise(loop)
         self.idle = False  # it said that it ends because nobody needs it
         self.stopping = False  # it was told to end
         self._pidfd: Fd | None = None
@@ -104,6 +106,11 @@ class Instance:
         self.stopping = True
         self._say(b"D")
 
+    def kill(self) -> None:
+        """At once; nothing if it is gone or the kernel has not attested it yet."""
+        if self._pidfd is not None and not self._pidfd.closed:
+            process.pidfd_send_signal(self._pidfd.fileno(), signal.SIGKILL)
+
     def _say(self, word: bytes) -> None:
         try:
             send_with_fds(self._handle.fileno(), word)
@@ -120,6 +127,7 @@ class Instance:
         if self.cgroup is not None:
             self.cgroup.remove()
         self.ready.resolve(False)
+        self.over.resolve(None)
 
     def _on_handle(self, _: int) -> None:
         try:

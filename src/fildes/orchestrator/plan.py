@@ -39,6 +39,7 @@ class Do(StrEnum):
     END = "end the release's processes"
     HAND_BACK = "hand what waits back to the door"
     DRAIN = "let the instance finish"
+    DISMISS = "let the instance finish, but not for long"
 
 
 S, E = State, Event
@@ -62,7 +63,7 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, tuple[Do, ...]]]] = {
     (S.RUNNING, E.CRASHED): (S.WARM, (Do.WATCH,)),
     (S.RUNNING, E.TOO_MANY): (S.HALTED, (Do.END, Do.HAND_BACK)),
     (S.RUNNING, E.ZYGOTE_GONE): (S.ASLEEP, (Do.END, Do.WATCH)),
-    (S.RUNNING, E.STOP): (S.ASLEEP, (Do.END, Do.WATCH)),
+    (S.RUNNING, E.STOP): (S.RUNNING, (Do.DISMISS,)),
     (S.RUNNING, E.RETIRE): (S.RETIRED, (Do.DRAIN, Do.HAND_BACK)),
     (S.HALTED, E.WANTED): (S.HALTED, (Do.HAND_BACK,)),
     (S.HALTED, E.STOP): (S.ASLEEP, (Do.WATCH,)),

@@ -25,6 +25,7 @@ from fildes.wire.catalogue import Release
 INSTANCE_IDLE: Final = 60.0  # seconds without a connection after which an instance ends
 ZYGOTE_IDLE: Final = 900.0  # seconds without an instance after which a zygote ends
 DRAIN: Final = 30.0  # seconds that an old release's instance has to finish
+STOP_LIMIT: Final = 2.0  # seconds that an instance has to finish when it is told to stop
 READY_LIMIT: Final = 30.0  # seconds that a first instance may take until it serves
 EXIT_WORD: Final = 0.25  # seconds to wait for the zygote's word on how an instance ended
 
@@ -88,8 +89,8 @@ class Supervised:
         phases["start"] = (time.monotonic() - began) * 1e3
         return phases
 
-    def stop(self) -> int:
-        """End its processes and forget its crashes. How many instances there were."""
+    async def stop(self) -> int:
+        """End its instance, or the zygote if there is none, and forget its crashes. How many instances there were."""
         count = int(self.instance is not None)
         self._intensity.forget()
         self._load_failures.forget()
@@ -97,9 +98,10 @@ class Supervised:
         was_halted = self.state is State.HALTED
         self._happened(Event.STOP)
         if was_halted and self._conveyor is not None:
-            self._peer.tell(
-                "web.conveyor", web.Conveyor(self.release.id, self.release.service), [self._conveyor.sending.dup()]
-            )
+            reopened = web.Conveyor(self.release.id, self.release.service)
+            self._peer.tell("web.conveyor", reopened, [self._conveyor.sending.dup()])
+        if self.instance is not None:
+            await self.instance.over
         return count
 
     def retire(self) -> None:
@@ -370,6 +372,12 @@ class Supervised:
             if self.state is State.HALTED:
                 self._conveyor.watch(lambda: self._happened(Event.WANTED))
 
+    def _dismiss(self) -> None:
+        if self.instance is not None:
+            instance = self.instance
+            instance.drain()
+            self._loop.call_later(STOP_LIMIT, instance.kill)
+
     def _drain(self) -> None:
         if self.instance is None:
             self._loop.call_soon(self._end)
@@ -445,4 +453,5 @@ _CARRY_OUT: Final[dict[Do, Callable[[Supervised], None]]] = {
     Do.END: Supervised._end,
     Do.HAND_BACK: Supervised._hand_back,
     Do.DRAIN: Supervised._drain,
+    Do.DISMISS: Supervised._dismiss,
 }
