@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import select
 import struct
 from typing import Final
 
@@ -56,6 +57,13 @@ def receive(listener: int) -> Notification | None:
             return None
         raise
     return Notification(_NOTIF.unpack(buffer))
+
+
+def waiting(listener: int) -> bool:
+    """Whether a call waits to be received now."""
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    return any(events & select.POLLIN for _, events in poll.poll(0))
 
 
 def proceed(listener: int, id: int) -> bool:

@@ -17,7 +17,7 @@ import ctypes
 import errno
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from fildes.kernel.abi import AUDIT_ARCH, X32_SYSCALL_BIT
@@ -60,19 +60,23 @@ def return_errno(number: int) -> Action:
 
 @dataclass(frozen=True)
 class Condition:
-    """argument[index] & mask  op  value, with op one of == != < <= > >=; `wide` compares all 64 bits."""
+    """argument[index] & mask  op  values, with op one of == != < <= > >= (one value) and `in` (32 bits).
+
+    `wide` compares all 64 bits of the argument instead of the low 32.
+    """
 
     index: int
     op: str
-    value: int
+    values: tuple[int, ...]
     mask: int = 0xFFFFFFFFFFFFFFFF
     wide: bool = False
 
     def holds(self, arguments: tuple[int, ...]) -> bool:
         """What the assembled filter decides, in Python: for tests and for explanations."""
         width = 0xFFFFFFFFFFFFFFFF if self.wide else 0xFFFFFFFF
-        left, right = arguments[self.index] & self.mask & width, self.value & width
+        left, right = arguments[self.index] & self.mask & width, self.values[0] & width
         return {
+            "in": left in [value & width for value in self.values],
             "==": left == right,
             "!=": left != right,
             "<": left < right,
@@ -197,11 +201,14 @@ def _body(program: _Program, clauses: tuple[Clause, ...]) -> int:
 
 
 def _test(program: _Program, condition: Condition, yes: int, no: int) -> int:
-    op, value, mask = condition.op, condition.value, condition.mask
+    op = condition.op
     if op in ("!=", "<", "<="):
-        opposite = {"!=": "==", "<": ">=", "<=": ">"}[op]
-        negated = Condition(condition.index, opposite, value, mask, condition.wide)
-        return _test(program, negated, no, yes)
+        return _test(program, replace(condition, op={"!=": "==", "<": ">=", "<=": ">"}[op]), no, yes)
+    if op == "in":
+        targets = (yes, no)
+        for value in condition.values[:0:-1]:
+            targets = (yes, program.branch(_EQUAL, value & 0xFFFFFFFF, *targets))
+        return _word(program, condition, 0, _EQUAL, targets)
     code = {"==": _EQUAL, ">": _GREATER, ">=": _GREATER_EQUAL}[op]
     low = _word(program, condition, 0, code, (yes, no))
     if not condition.wide:
@@ -212,7 +219,7 @@ def _test(program: _Program, condition: Condition, yes: int, no: int) -> int:
 
 def _word(program: _Program, condition: Condition, shift: int, code: int, targets: tuple[int, int]) -> int:
     """Compare the half of the argument that begins at bit `shift`."""
-    mask, value = condition.mask >> shift & 0xFFFFFFFF, condition.value >> shift & 0xFFFFFFFF
+    mask, value = condition.mask >> shift & 0xFFFFFFFF, condition.values[0] >> shift & 0xFFFFFFFF
     if targets[0] == targets[1]:
         return targets[0]
     entry = program.branch(code, value, *targets)
