@@ -7,9 +7,11 @@ A conveyor may have CREDIT of them, all conveyors together `Budget.limit`: a slo
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 CREDIT: Final = 64
+
+C = TypeVar("C")
 
 
 class Budget:
@@ -46,7 +48,7 @@ class Ledger:
         self._budget.used += 1
 
     def took(self, serial: int, pid: int) -> bool:
-        """"T": False if it is not one of this conveyor's unacknowledged."""
+        """ "T": False if it is not one of this conveyor's unacknowledged."""
         if serial not in self.unacknowledged:
             return False
         del self.unacknowledged[serial]
@@ -55,7 +57,7 @@ class Ledger:
         return True
 
     def forget(self, serial: int) -> bool:
-        """"D" and "B" (which imply "T"): False if the serial is unknown, so also the second time."""
+        """ "D" and "B" (which imply "T"): False if the serial is unknown, so also the second time."""
         if serial in self.unacknowledged:
             del self.unacknowledged[serial]
             self._budget.used -= 1
@@ -78,31 +80,31 @@ class Ledger:
         return serials
 
 
-class Copies:
-    """The door's own descriptors of connections that it sent, by serial, oldest first; at most `limit`.
+class Copies(Generic[C]):
+    """The door's own copies of connections that it sent, by serial, oldest first; at most `limit`.
 
     They are kept for one purpose, to answer 502 when the taker dies. Past the limit the oldest is forgone.
     """
 
-    __slots__ = ("_numbers", "limit")
+    __slots__ = ("_kept", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._numbers: OrderedDict[int, int] = OrderedDict()
+        self._kept: OrderedDict[int, C] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._kept)
 
-    def keep(self, serial: int, number: int) -> int:
-        """Keep descriptor `number`; returns one that the caller closes now, or −1."""
-        self._numbers[serial] = number
-        if len(self._numbers) > self.limit:
-            return self._numbers.popitem(last=False)[1]
-        return -1
+    def keep(self, serial: int, copy: C) -> C | None:
+        """Keep `copy`; returns one that the caller closes now, if any."""
+        self._kept[serial] = copy
+        if len(self._kept) > self.limit:
+            return self._kept.popitem(last=False)[1]
+        return None
 
-    def take(self, serial: int) -> int:
-        """The descriptor of `serial`, now the caller's; −1 if it was forgone."""
-        return self._numbers.pop(serial, -1)
+    def take(self, serial: int) -> C | None:
+        """The copy of `serial`, now the caller's; None if it was forgone."""
+        return self._kept.pop(serial, None)
 
 
 class Allowance:

@@ -1,0 +1,167 @@
+"""A connection with a complete head, on its way to a conveyor; and one conveyor's state."""
+
+from __future__ import annotations
+
+import array
+import socket
+from collections import deque
+from typing import Final
+
+from fildes.web.credits import Allowance, Budget, Ledger
+from fildes.wire import conveyor as wire
+from fildes.wire.web import Counted
+
+STATIC: Final = "static"  # the static daemon's conveyor, in place of a release id
+BATCH_BYTES: Final = 60 * 1024  # a datagram that is larger carries one connection
+SO_COOKIE: Final = 57
+SO_PASSCRED: Final = 16
+SCM_CREDENTIALS: Final = 2
+RECEIVE_BYTES: Final = wire.MAX_DATAGRAM + 4096
+# Room for as many descriptors as one message can carry: a truncated one would close them behind our back, and a
+# tenant may have made that slow (web/sockets.py).
+CONTROL_BYTES: Final = socket.CMSG_SPACE(253 * 4) + socket.CMSG_SPACE(12)
+
+# Of messages that make work without moving a connection forward, what a conveyor may send: a second, and at once.
+_NUISANCE_RATE: Final = 4000.0
+_NUISANCE_BURST: Final = 4000.0
+
+_SocketType = socket.SocketType
+
+
+class Parcel:
+    """Whoever holds it owns the descriptor `number`. `hops`: how often it came back with nothing answered;
+    `origin`: the conveyor whose instance handed it back, and may have kept a copy."""
+
+    __slots__ = ("flags", "head", "head_only", "hops", "number", "origin", "peer", "serial")
+
+    def __init__(
+        self, number: int, peer: bytes, head: bytes, flags: int = 0, hops: int = 0, origin: Conveyor | None = None
+    ) -> None:
+        self.number = number
+        self.peer = peer
+        self.head = head
+        self.flags = flags
+        self.hops = hops
+        self.origin = origin
+        self.serial = 0
+        self.head_only = head.startswith(b"HEAD ")
+
+
+class Conveyor:
+    """`sock` is None while the end is being asked for. `backlog`: what has no credit or found the queue full."""
+
+    __slots__ = (
+        "allowance", "backlog", "blocked", "counts", "halted", "ledger", "owner", "paused", "release", "retired",
+        "service", "sock",
+    )  # fmt: skip
+
+    def __init__(self, release: str, service: str, owner: str, budget: Budget, credit: int) -> None:
+        self.release = release
+        self.service = service
+        self.owner = owner
+        self.sock: _SocketType | None = None
+        self.backlog: deque[Parcel] = deque()
+        self.blocked = False  # waiting for EPOLLOUT
+        self.paused = False  # not read for a while: it is a nuisance
+        self.retired = False  # another release takes its place
+        self.halted = ""  # why nothing is to be sent to it for now
+        self.ledger = Ledger(budget, credit)
+        self.allowance = Allowance(_NUISANCE_RATE, _NUISANCE_BURST)
+        self.counts = Counts()
+
+    @property
+    def idle(self) -> bool:
+        return not (self.backlog or self.ledger.unacknowledged or self.ledger.taken)
+
+    def attach(self, number: int) -> None:
+        """Own the sending end `number`."""
+        sock = _SocketType(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, number)
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
+        self.sock = sock
+
+    def next_batch(self) -> list[Parcel]:
+        """The parcels at the head of the backlog that may go now, in one datagram."""
+        room = min(self.ledger.room(), wire.MAX_CONNECTIONS, len(self.backlog))
+        if room <= 1:
+            return [self.backlog[0]] if room else []
+        batch: list[Parcel] = []
+        size = 2
+        for parcel in self.backlog:
+            size += len(parcel.head) + len(parcel.peer) + 10
+            if len(batch) == room or (batch and size > BATCH_BYTES):
+                break
+            batch.append(parcel)
+        return batch
+
+    def send(self, batch: list[Parcel]) -> None:
+        """One sendmsg(2). Raises what that raises."""
+        if self.sock is None:
+            raise BlockingIOError
+        data = wire.encode_connections([wire.Connection(p.serial, p.flags, p.peer, p.head) for p in batch])
+        numbers = array.array("i", [parcel.number for parcel in batch])
+        self.sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)], socket.MSG_NOSIGNAL)
+
+
+class Counts:
+    """Mutable twin of wire.web.Counted."""
+
+    __slots__ = ("refused", "returned", "sent")
+
+    def __init__(self) -> None:
+        self.sent = self.refused = self.returned = 0
+
+    def told(self, waiting: int) -> Counted:
+        return Counted(sent=self.sent, refused=self.refused, returned=self.returned, waiting=waiting)
+
+
+class Message:
+    """What came out of a conveyor, unbelieved. The holder owns the descriptors `numbers`."""
+
+    __slots__ = ("data", "numbers", "pid", "whole")
+
+    def __init__(self, data: bytes, numbers: list[int], pid: int, whole: bool) -> None:
+        self.data, self.numbers, self.pid, self.whole = data, numbers, pid, whole
+
+
+_buffer = bytearray(RECEIVE_BYTES)
+_view = memoryview(_buffer)
+
+
+def receive(sock: _SocketType) -> Message:
+    """One datagram. Raises BlockingIOError when there is none."""
+    size, control, flags, _ = sock.recvmsg_into([_buffer], CONTROL_BYTES, socket.MSG_CMSG_CLOEXEC)
+    numbers: list[int] = []
+    pid = 0
+    for level, kind, payload in control:
+        if level == socket.SOL_SOCKET and kind == SCM_CREDENTIALS:
+            pid = int.from_bytes(payload[:4], "little", signed=True)
+        elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers += array.array("i", payload[: len(payload) // 4 * 4])
+    whole = not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
+    return Message(bytes(_view[:size]), numbers, pid, whole)
+
+
+def same_socket(one: _SocketType, number: int) -> bool:
+    """Whether `number` (borrowed) is a descriptor of the same socket as `one`."""
+    other = _SocketType(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, number)
+    try:
+        cookies = [s.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8) for s in (one, other)]
+    finally:
+        other.detach()
+    return cookies[0] == cookies[1]
+
+
+def is_seqpacket(number: int) -> bool:
+    """Whether `number` (borrowed) can be an end of a conveyor at all."""
+    try:
+        sock = _SocketType(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, number)
+    except OSError:
+        return False
+    try:
+        domain = sock.getsockopt(socket.SOL_SOCKET, 39)
+        return domain == socket.AF_UNIX and sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_SEQPACKET
+    except OSError:
+        return False
+    finally:
+        sock.detach()
