@@ -1,6 +1,6 @@
 """What the log driver answers. Nobody sends log lines over the bus: a program writes into its pipe.
 
-log.open     Open → Empty + [write end of the release's pipe]   the same pipe each time it is asked
+log.open     Open → Empty + [write end of a new pipe]     it lives until its last writer has closed it
 log.append   Append → Empty; also as an event       a record of the system itself about a service
 log.read     Read → Empty + [read end of a pipe]    the lines come as bytes; end of file when there are no more
 log.forget   Forget → Empty                         the service was removed: its files go
