@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -21,7 +20,6 @@ RUNTIMES: Final = ("asgi", "static")
 LATER: Final = ("wsgi", "function", "service")
 MAX_FILE: Final = 64 << 10
 MAX_MANIFEST: Final = 32 << 10  # bytes of msgpack: a release and its delta must fit one datagram
-LEAST_MEMORY: Final = 8 << 20
 
 _TOP = ("name", "runtime", "entry", "hosts", "env", "grants", "limits", "offers")
 _LIMITS = ("memory", "cpu", "tasks", "concurrency")
@@ -184,20 +182,21 @@ class _Reader:
         found: dict[str, Any] = {}
         if "memory" in table:
             memory = self._tried(("limits", "memory"), words.size, table["memory"])
-            if memory is not None and not LEAST_MEMORY <= memory < 1 << 60:
+            if memory is not None and not words.MEMORY[0] <= memory <= words.MEMORY[1]:
                 hint = f'did you mean "{memory}MiB"?' if 8 <= memory <= 1 << 20 else ""
-                self._wrong(("limits", "memory"), f"{memory} bytes: expected at least {LEAST_MEMORY >> 20} MiB", hint)
+                least = words.MEMORY[0] >> 20
+                self._wrong(("limits", "memory"), f"{quote(memory)} bytes: expected at least {least} MiB", hint)
             found["memory"] = memory
         if "cpu" in table:
             cpu = self._get(("limits", "cpu"), float)
-            if cpu is not None and not (math.isfinite(cpu) and 0.01 <= cpu <= 1024):
+            if cpu is not None and not words.CPU[0] <= cpu <= words.CPU[1]:
                 self._wrong(("limits", "cpu"), f"{cpu:g}: expected cores, from 0.01 to 1024", "0.5 is half of one core")
             found["cpu"] = cpu
         for name in ("tasks", "concurrency"):
             if name in table:
                 number = self._get(("limits", name), int)
-                if number is not None and not 1 <= number <= 1 << 20:
-                    self._wrong(("limits", name), f"{quote(number)}: expected a number from 1 to {1 << 20}")
+                if number is not None and not 1 <= number <= words.MOST:
+                    self._wrong(("limits", name), f"{quote(number)}: expected a number from 1 to {words.MOST}")
                 found[name] = number
         return Limits(**{k: v for k, v in found.items() if v is not None})
 
@@ -207,7 +206,7 @@ class _Reader:
             value = self._get(("env", name), str)
             if not words.ENV.fullmatch(name):
                 self._wrong(("env", name), f"{quote(name)} cannot be a variable's name: letters, digits and '_'")
-            elif name.startswith(("FILDES_", "LD_")):
+            elif not words.env(name):
                 self._wrong(("env", name), f"{name}: names that begin with FILDES_ or LD_ are not a program's to set")
             elif value is not None and "\0" in value:
                 self._wrong(("env", name), "holds a zero byte, which no environment can carry")

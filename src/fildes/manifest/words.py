@@ -11,9 +11,14 @@ from fildes.capabilities.connect.grant import address_of
 from fildes.manifest.problems import quote
 
 SERVICE: Final = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+OWNER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,63}")
+SECRET: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 GRANT: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 ENV: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 ENTRY: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+MEMORY: Final = (8 << 20, (1 << 60) - 1)  # bytes that [limits] may say
+CPU: Final = (0.01, 1024.0)  # cores
+MOST: Final = 1 << 20  # tasks, connections
 UNITS: Final = {
     "B": 1,
     "KiB": 1 << 10,
@@ -59,6 +64,11 @@ def size(value: object) -> int:
     return int(found[1]) * UNITS[unit]
 
 
+def env(name: str) -> bool:
+    """May a program's variable be called so? FILDES_ and LD_ are for those who start it."""
+    return ENV.fullmatch(name) is not None and not name.startswith(("FILDES_", "LD_"))
+
+
 def service(value: str) -> str:
     if not SERVICE.fullmatch(value):
         meant = re.sub(r"[^a-z0-9-]+", "-", value[:63].lower()).strip("-0123456789")
@@ -73,7 +83,7 @@ def service(value: str) -> str:
 def offered(value: str) -> str:
     """ "shop" or "owner/shop"."""
     owner, slash, name = value.rpartition("/")
-    if slash and not (owner and owner.isprintable() and "/" not in owner and len(owner) <= 64):
+    if slash and not OWNER.fullmatch(owner):
         raise Wrong(f'{quote(value)}: expected a service, or "owner/service"')
     return f"{owner}{slash}{service(name)}"
 

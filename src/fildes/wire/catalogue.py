@@ -34,6 +34,8 @@ CODES: dict[str, str] = {
     "bundle": "the files sent are not what was announced, or cannot be read",
     "disk-full": "the disk that holds the state is full; nothing was changed",
     "state": "the database or a stored file cannot be used",
+    "malformed": "a name or value that cannot be; the text says what was expected",
+    "no-grant": "the release was not granted what it asked for; the grant line is in the answer",
     "warm": "the program did not start; the text is the orchestrator's",
 }
 

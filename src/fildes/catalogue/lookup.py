@@ -1,0 +1,199 @@
+"""What is asked of the database without changing it."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from fildes.catalogue import view
+from fildes.catalogue.connection import Connection
+from fildes.catalogue.policy import Facts, Holder, Target, split
+from fildes.wire.catalogue import Manifest, Policy, Release, ReleaseInfo, Rights, Route, ServiceInfo, State
+
+_manifests: Final = msgspec.msgpack.Decoder(Manifest)
+_policies: Final = msgspec.msgpack.Decoder(Policy)
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+class Stored(NamedTuple):
+    """A release as its row has it."""
+
+    id: str
+    service: str
+    owner: str
+    state: Literal["candidate", "current", "old", "returning"]
+    manifest: Manifest
+    bundle: str
+    pack: str
+    abi: str
+    uid: int
+
+    def release(self, state: State) -> Release:
+        return view.release(self.manifest, self.id, self.owner, self.uid, state, self.bundle, self.pack, self.abi)
+
+
+class _Claims(msgspec.Struct):
+    """What of a stored manifest a listing needs: decoding the rest takes most of the time."""
+
+    grants: list[Any] = []
+    offers: list[str] = []
+    hosts: list[str] = []
+
+
+_claims: Final = msgspec.msgpack.Decoder(_Claims)
+_COLUMNS: Final = "id, service, owner, state, manifest, bundle, pack, abi, uid"
+_CURRENT: Final = f"SELECT {_COLUMNS} FROM release WHERE state = 'current'"
+_CURRENT_ID: Final = "SELECT id FROM release WHERE service = ? AND state = 'current'"
+_RIGHTS: Final = "SELECT id, service, owner, manifest FROM release WHERE state = 'current'"
+_ROUTES: Final = (
+    "SELECT h.host, h.prefix, h.service, r.id, r.owner, r.runtime FROM host h "
+    "JOIN release r ON r.service = h.service AND r.state = 'current' WHERE 1"
+)
+
+
+def _stored(row: Any) -> Stored:
+    id, service, owner, state, manifest, bundle, pack, abi, uid = row
+    return Stored(id, service, owner, state, _manifests.decode(manifest), bundle, pack, abi, uid)
+
+
+class Lookup(Connection):
+    # — what subscribers see —
+
+    def number(self) -> int:
+        return int(self._value("SELECT value FROM counter WHERE name = 'number'"))
+
+    def snapshot(self, audience: str) -> bytes:
+        """The msgpack list for `audience`."""
+        if audience == "bus":
+            return _encoder.encode([self._rights(*row) for row in self._rows(_RIGHTS)])
+        if audience == "orchestrator":
+            return _encoder.encode([_stored(row).release("current") for row in self._rows(_CURRENT)])
+        query = _ROUTES + (" AND r.runtime = 'static'" if audience == "static" else "")
+        return _encoder.encode([Route(*row) for row in self._rows(query)])
+
+    @staticmethod
+    def _rights(id: str, service: str, owner: str, manifest: bytes) -> Rights:
+        narrow = _claims.decode(manifest)
+        names = [name.rpartition("/")[2] for name in narrow.offers]
+        return Rights(release=id, service=service, owner=owner, grants=narrow.grants, offers=names)
+
+    # — looking —
+
+    def facts(self, manifest: Manifest, owner: str) -> Facts:
+        """What policy.check needs to know about the names in `manifest`."""
+        hosts = {split(host)[0] for host in manifest.hosts}
+        targets = {grant.to for grant in manifest.grants if grant.kind == "connect" and grant.to is not None}
+        held = {
+            host: [
+                Holder(*row)
+                for row in self._rows(
+                    "SELECT h.prefix, h.service, s.owner FROM host h JOIN service s ON s.name = h.service "
+                    "WHERE h.host = ?",
+                    host,
+                )
+            ]
+            for host in hosts
+        }
+        found = {name: self.current(name) for name in targets}
+        return Facts(
+            service_owner=self.owner(manifest.name),
+            services=self._value("SELECT count(*) FROM service WHERE owner = ? AND name <> ?", owner, manifest.name),
+            hosts=held,
+            targets={name: Target(t.owner, t.manifest.offers) for name, t in found.items() if t is not None},
+            secrets=frozenset(self.secrets(owner, manifest.name))
+            if any(g.kind == "secret" for g in manifest.grants)
+            else frozenset(),
+            stored=self._value(
+                "SELECT coalesce(sum(size), 0) FROM object WHERE hash IN (SELECT bundle FROM release WHERE owner = ?1 "
+                "AND service <> ?2 UNION SELECT pack FROM release WHERE owner = ?1 AND service <> ?2)",
+                owner,
+                manifest.name,
+            ),
+        )
+
+    def owner(self, service: str) -> str | None:
+        owner: str | None = self._value("SELECT owner FROM service WHERE name = ?", service)
+        return owner
+
+    def find(self, id: str) -> Stored | None:
+        rows = self._rows(f"SELECT {_COLUMNS} FROM release WHERE id = ?", id)
+        return _stored(rows[0]) if rows else None
+
+    def current(self, service: str) -> Stored | None:
+        rows = self._rows(f"SELECT {_COLUMNS} FROM release WHERE service = ? AND state = 'current'", service)
+        return _stored(rows[0]) if rows else None
+
+    def before(self, id: str) -> Stored | None:
+        """The newest release of the same service that was published before `id`."""
+        rows = self._rows(
+            f"SELECT {_COLUMNS} FROM release WHERE state = 'old' "
+            "AND service = (SELECT service FROM release WHERE id = ?1) "
+            "AND sequence < (SELECT sequence FROM release WHERE id = ?1) ORDER BY sequence DESC LIMIT 1",
+            id,
+        )
+        return _stored(rows[0]) if rows else None
+
+    def packed(self, owner: str, bundle: str, abi: str) -> str | None:
+        """The pack that was made of `bundle` for `abi` for this owner: others' are not trusted."""
+        pack: str | None = self._value(
+            "SELECT pack FROM release WHERE owner = ? AND bundle = ? AND abi = ? ORDER BY sequence DESC LIMIT 1",
+            owner,
+            bundle,
+            abi,
+        )
+        return pack
+
+    def size(self, digest: str) -> int:
+        return int(self._value("SELECT size FROM object WHERE hash = ?", digest) or 0)
+
+    def releases(self, service: str) -> list[ReleaseInfo]:
+        """Newest first; candidates are nobody's business."""
+        return [
+            ReleaseInfo(id, "old" if state == "returning" else state, created, bundle, abi, size)
+            for id, state, created, bundle, abi, size in self._rows(
+                "SELECT r.id, r.state, r.created, r.bundle, r.abi, b.size + p.size FROM release r "
+                "JOIN object b ON b.hash = r.bundle JOIN object p ON p.hash = r.pack "
+                "WHERE r.service = ? AND r.state <> 'candidate' ORDER BY r.sequence DESC",
+                service,
+            )
+        ]
+
+    def services(self, owner: str | None, listening: list[str]) -> list[ServiceInfo]:
+        rows = self._rows(
+            "SELECT r.service, r.owner, r.runtime, r.id, r.created, r.manifest FROM release r "
+            "WHERE r.state = 'current' AND (?1 IS NULL OR r.owner = ?1) ORDER BY r.service",
+            owner,
+        )
+        found = []
+        for service, its_owner, runtime, id, created, manifest in rows:
+            hosts = _claims.decode(manifest).hosts
+            urls = view.urls(hosts, listening)
+            found.append(ServiceInfo(service, its_owner, runtime, id, hosts, urls, created))
+        return found
+
+    def has_object(self, digest: str) -> bool:
+        return self._value("SELECT 1 FROM object WHERE hash = ?", digest) is not None
+
+    def objects(self) -> set[str]:
+        return {row[0] for row in self._rows("SELECT hash FROM object")}
+
+    def passing(self) -> list[str]:
+        """Releases on their way: at a start, those that nobody waits for any more."""
+        return [row[0] for row in self._rows("SELECT id FROM release WHERE state IN ('candidate', 'returning')")]
+
+    # — owners and secrets —
+
+    def policy(self, owner: str) -> Policy:
+        blob = self._value("SELECT policy FROM owner WHERE name = ?", owner)
+        return Policy() if blob is None else _policies.decode(blob)
+
+    def secrets(self, owner: str, service: str) -> list[str]:
+        rows = self._rows("SELECT name FROM secret WHERE owner = ? AND service = ? ORDER BY name", owner, service)
+        return [row[0] for row in rows]
+
+    def secret(self, owner: str, service: str, name: str) -> bytes | None:
+        value: bytes | None = self._value(
+            "SELECT value FROM secret WHERE owner = ? AND service = ? AND name = ?", owner, service, name
+        )
+        return value

@@ -1,0 +1,212 @@
+"""What changes a service: publish, rollback, remove. One at a time for each service, all services side by side.
+
+The order of a publish is the promise: policy, files, candidate, warm, one transaction, the subscribers, the answer.
+A failure at any step leaves what was served before. Killed at any step, the next start (`recover`) finds a candidate
+that nobody waits for, or files that no row speaks of, and takes them away.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from fildes.catalogue import policy, view
+from fildes.catalogue.database import Change, Database
+from fildes.catalogue.faults import BadState, NoSpace
+from fildes.catalogue.lookup import Stored
+from fildes.catalogue.objects import Objects
+from fildes.catalogue.receiving import receive
+from fildes.daemon.peer import Asked, Peer, Refused
+from fildes.kernel.loop import Loop, Promise
+from fildes.manifest import words
+from fildes.manifest.problems import quote, show_all
+from fildes.manifest.verify import verify
+from fildes.wire.catalogue import AUDIENCES, Manifest, Publish, Published, Remove, Removed, Rollback
+from fildes.wire.log import Forget
+from fildes.wire.orchestrator import Warm, Warmed
+
+KEEP: Final = 5  # old releases of a service that one can go back to
+WARM_SECONDS: Final = 300.0  # the orchestrator has limits of its own, and better words
+AGAIN_SECONDS: Final = 10.0
+
+
+class Publishing:
+    """`listening`: the node's "address:port"s, for the URLs in answers. `wall` tells unix seconds."""
+
+    def __init__(
+        self, loop: Loop, peer: Peer, db: Database, objects: Objects, listening: list[str], wall: Callable[[], float]
+    ) -> None:
+        self.loop, self.peer, self.db, self.objects = loop, peer, db, objects
+        self._listening, self._wall = listening, wall
+        self._turns: dict[str, Promise[None]] = {}
+
+    def recover(self) -> list[str]:
+        """At the start: give up what was under way, sweep files, and let subscribers notice what they missed.
+
+        Returns the hashes of files that are lost.
+        """
+        passing = self.db.passing()
+        if passing:
+            self._announce(self.db.abandon(passing))
+        lost = self.objects.sweep(self.db.objects())
+        number = self.db.number()
+        self._announce(Change(number, number, [], [], []))
+        return lost
+
+    async def publish(self, asked: Asked[Publish]) -> Published:
+        """Raises Refused, NoSpace, BadState."""
+        body, watch = asked.body, _Watch(self.loop)
+        async with self._turn(body.manifest.name):
+            current = self.db.current(body.manifest.name)
+            if current is not None and _unchanged(current, body):
+                return self._published(current, watch, unchanged=True)
+            if not words.OWNER.fullmatch(body.owner):
+                raise Refused("not-allowed", f"{quote(body.owner)} cannot be an owner's name")
+            self._check(body.manifest, body.owner)
+            watch.lap("check")
+            with self.objects.pins(self.db.has_object) as pin:
+                files = await receive(self.db, self.objects, body, asked.fds, pin)
+                id = os.urandom(6).hex()
+                new = self.db.add_candidate(id, body.owner, body.manifest, self._wall(), *files, abi=body.abi)
+            watch.lap("store")
+            return await self._go_live(new, watch)
+
+    async def rollback(self, asked: Asked[Rollback]) -> Published:
+        """Raises Refused, NoSpace, BadState."""
+        body, watch = asked.body, _Watch(self.loop)
+        async with self._turn(body.service):
+            self.owner_of(body.service, body.owner)
+            current = self.db.current(body.service)
+            if body.release is None:
+                wanted = self.db.before(current.id) if current is not None else None
+            else:
+                wanted = self.db.find(body.release)
+            if wanted is None or wanted.service != body.service or wanted.state not in ("old", "current"):
+                what = f"release {body.release}" if body.release else "release before the current one"
+                raise Refused(
+                    "not-found", f"{body.service} has no {what}; those there are: fildes releases {body.service}"
+                )
+            if current is not None and wanted.id == current.id:
+                return self._published(current, watch, unchanged=True)
+            self._check(wanted.manifest, wanted.owner, f"release {wanted.id}, {wanted.manifest.filename}")
+            if not (self.objects.has(wanted.bundle) and self.objects.has(wanted.pack)):
+                raise BadState(f"the files of release {wanted.id} are lost: publish {body.service} again")
+            watch.lap("check")
+            self.db.mark_returning(wanted.id)
+            return await self._go_live(wanted, watch)
+
+    async def remove(self, asked: Asked[Remove]) -> Removed:
+        """Raises Refused, NoSpace, BadState."""
+        service = asked.body.service
+        async with self._turn(service):
+            self.owner_of(service, asked.body.owner)
+            change, count = self.db.remove(service)
+            self._announce(change)
+        self.loop.spawn(self._forget_log(service))
+        return Removed(service=service, releases=count)
+
+    def owner_of(self, service: str, asker: str | None) -> str:
+        """Whose the service is. Refused if there is none, or it is not `asker`'s (None: an operator)."""
+        owner = self.db.owner(service)
+        if owner is None:
+            raise Refused("not-found", f"there is no service {service!r}; those there are: fildes ps")
+        if asker not in (None, owner):
+            raise Refused("not-allowed", f"the service {service!r} belongs to another owner")
+        return owner
+
+    # — steps —
+
+    def _check(self, manifest: Manifest, owner: str, filename: str | None = None) -> None:
+        found = verify(manifest) or policy.check(manifest, owner, self.db.policy(owner), self.db.facts(manifest, owner))
+        if found:
+            raise Refused("manifest", show_all(filename or manifest.filename, found))
+
+    async def _go_live(self, new: Stored, watch: _Watch) -> Published:
+        """Warm it, make it the current one, tell everybody. Whatever fails: it is gone, and the old one goes on."""
+        try:
+            if new.manifest.runtime != "static":
+                warmed = await self.peer.ask(
+                    "orchestrator.warm", Warm(new.release("candidate")), reply=Warmed, timeout=WARM_SECONDS
+                )
+                watch.lap("warm")
+                watch.laps.update({f"warm.{name}": ms for name, ms in warmed.body.phases.items()})
+            # Others were served while it warmed: what it claims may be taken by now.
+            self._check(new.manifest, new.owner)
+            try:
+                change = self.db.switch(new, self._wall(), KEEP)
+            except sqlite3.IntegrityError as error:
+                raise BadState(f"the database refused the change: {error}") from error
+        except Refused as refused:
+            self._abandon(new.id)
+            if refused.code == "manifest":
+                raise
+            raise Refused("warm", refused.text, refused.grant) from refused
+        except BaseException:
+            self._abandon(new.id)
+            raise
+        self._announce(change)
+        watch.lap("switch")
+        return self._published(new, watch)
+
+    def _abandon(self, id: str) -> None:
+        try:
+            self._announce(self.db.abandon([id]))
+        except (NoSpace, BadState) as error:
+            # Its files and its zygote cost room until then, and nothing else.
+            self.loop.on_error(error)
+            self.loop.call_later(AGAIN_SECONDS, lambda: self._abandon(id))
+
+    def _announce(self, change: Change) -> None:
+        for audience in AUDIENCES:
+            delta = view.delta(audience, change.after, change.number, change.put, change.gone)
+            self.peer.tell(f"{audience}.delta", delta)
+        self.objects.discard(change.unused)
+
+    async def _forget_log(self, service: str) -> None:
+        try:
+            await self.peer.ask("log.forget", Forget(service))
+        except Refused as error:
+            self.loop.on_error(error)
+
+    def _published(self, of: Stored, watch: _Watch, unchanged: bool = False) -> Published:
+        return Published(
+            release=of.id,
+            service=of.service,
+            urls=view.urls(of.manifest.hosts, self._listening),
+            unchanged=unchanged,
+            phases=watch.laps,
+        )
+
+    @asynccontextmanager
+    async def _turn(self, service: str) -> AsyncIterator[None]:
+        while service in self._turns:
+            await self._turns[service]
+        mine: Promise[None] = Promise(self.loop)
+        self._turns[service] = mine
+        try:
+            yield
+        finally:
+            del self._turns[service]
+            mine.resolve(None)
+
+
+class _Watch:
+    """Laps in milliseconds."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._last = loop.time()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = self._loop.time()
+        self.laps[name] = round((now - self._last) * 1000, 3)
+        self._last = now
+
+
+def _unchanged(current: Stored, body: Publish) -> bool:
+    same_files = (current.owner, current.bundle, current.abi) == (body.owner, body.bundle, body.abi)
+    return same_files and view.same(current.manifest, body.manifest)

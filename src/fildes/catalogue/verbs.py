@@ -1,0 +1,178 @@
+"""The catalogue's verbs: who may ask each, and what it answers (wire/catalogue.py says what they mean)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from fildes.capabilities.kinds import DECLARED
+from fildes.catalogue.faults import BadState, NoSpace
+from fildes.catalogue.policy import secret_of
+from fildes.catalogue.publishing import Publishing
+from fildes.catalogue.receiving import known
+from fildes.daemon.peer import Asked, Refused
+from fildes.kernel import memfd
+from fildes.kernel.fds import Fd
+from fildes.manifest import words
+from fildes.manifest.problems import did_you_mean, quote
+from fildes.wire import catalogue as wire
+from fildes.wire.drivers import Open, Opened
+
+MAX_SECRET: Final = 64 << 10
+
+T = TypeVar("T")
+Handler = Callable[[Asked[T]], Awaitable[Any]]
+
+
+class Verbs:
+    def __init__(self, publishing: Publishing, listening: list[str]) -> None:
+        self.publishing, self._listening = publishing, listening
+        self.db, self.objects = publishing.db, publishing.objects
+
+    def register(self) -> None:
+        """Answer from now on. The bus checks the senders as well (bus/routes.py)."""
+        on = self._on
+        on("subscribe", wire.Subscribe, self.subscribe, *wire.AUDIENCES)
+        on("publish", wire.Publish, self.publishing.publish, "publish")
+        on("known", wire.Known, self.known, "publish")
+        on("rollback", wire.Rollback, self.publishing.rollback, "debug")
+        on("remove", wire.Remove, self.publishing.remove, "debug")
+        on("pack", wire.Pack, self.pack, "orchestrator", "static")
+        on("open", Open, self.open, "bus", "orchestrator")
+        on("releases", wire.Releases, self.releases, "debug")
+        on("services", wire.Services, self.services, "debug")
+        on("secret_set", wire.SecretSet, self.secret_set, "debug")
+        on("secret_rm", wire.SecretRemove, self.secret_rm, "debug")
+        on("secret_list", wire.SecretList, self.secret_list, "debug")
+        on("policy_get", wire.PolicyGet, self.policy_get, "debug")
+        on("policy_set", wire.PolicySet, self.policy_set, "debug")
+
+    def _on(self, word: str, body: type[T], handler: Handler[T], *senders: str) -> None:
+        async def answer(asked: Asked[T]) -> Any:
+            if asked.sender not in senders:
+                raise Refused("not-allowed", f"catalogue.{word} is not for {asked.sender or 'nobody'} to ask")
+            try:
+                return await handler(asked)
+            except NoSpace as error:
+                text = (
+                    f"the disk that holds the state is full ({error}); nothing was changed, and what was served goes on"
+                )
+                raise Refused("disk-full", f"{text}. Make room there, or remove a service: fildes rm NAME") from error
+            except BadState as error:
+                text = f"the catalogue cannot do this: {error}; nothing was changed"
+                raise Refused("state", text) from error
+
+        self.publishing.peer.on(f"catalogue.{word}", body, answer)
+
+    # — for the other daemons —
+
+    async def subscribe(self, asked: Asked[wire.Subscribe]) -> tuple[wire.Snapshot, list[Fd]]:
+        data = self.db.snapshot(asked.sender)
+        return wire.Snapshot(self.db.number()), [memfd.sealed("catalogue", data)]
+
+    async def pack(self, asked: Asked[wire.Pack]) -> tuple[wire.Packed, list[Fd]]:
+        found = self.db.find(asked.body.release)
+        if found is None:
+            raise Refused("not-found", f"there is no release {quote(asked.body.release)}")
+        return wire.Packed(self.db.size(found.pack)), [self.objects.open(found.pack)]
+
+    async def known(self, asked: Asked[wire.Known]) -> wire.Knowledge:
+        body = asked.body
+        return wire.Knowledge(known(self.db, self.objects, body.owner, body.bundle, body.abi))
+
+    async def open(self, asked: Asked[Open]) -> tuple[Opened, list[Fd]]:
+        """A grant of kind secret, as the release was published with it."""
+        found = self.db.find(asked.body.release)
+        if found is None:
+            raise Refused("not-found", f"there is no release {quote(asked.body.release)}")
+        for grant in found.manifest.grants:
+            if (grant.name, grant.kind) == (asked.body.name, "secret"):
+                break
+        else:
+            line = f'[grants.{asked.body.name}]\nkind = "secret"'
+            raise Refused("no-grant", f"{found.service} has no secret {quote(asked.body.name)}", line)
+        name = secret_of(grant)
+        value = self.db.secret(found.owner, found.service, name)
+        if value is None:
+            remedy = f"set it: fildes secret set {found.service} {name}"
+            raise Refused("not-found", f"the secret {quote(name)} of {found.service} is not set; {remedy}")
+        return Opened("secret"), [memfd.sealed("secret", value)]
+
+    # — for operators and owners, by way of debug —
+
+    async def releases(self, asked: Asked[wire.Releases]) -> wire.ReleaseList:
+        service = asked.body.service
+        self.publishing.owner_of(service, asked.body.owner)
+        return wire.ReleaseList(service, self.db.releases(service))
+
+    async def services(self, asked: Asked[wire.Services]) -> tuple[wire.ServiceCount, list[Fd]]:
+        found = self.db.services(asked.body.owner, self._listening)
+        return wire.ServiceCount(len(found)), [memfd.sealed("services", msgspec.msgpack.encode(found))]
+
+    async def secret_set(self, asked: Asked[wire.SecretSet]) -> wire.Done:
+        body = asked.body
+        owner = self._secrets_of(body.service, body.owner)
+        if not words.SECRET.fullmatch(body.name):
+            raise Refused("malformed", f"{quote(body.name)} is not a secret's name: letters, digits, '_', '.' and '-'")
+        (value,) = asked.take_fds(1)
+        with value:
+            try:
+                data = memfd.read_sealed(value.fileno(), MAX_SECRET)
+            except ValueError as error:
+                raise Refused("malformed", f"the secret's value: {error}") from error
+        if not data:
+            raise Refused("malformed", "the secret's value is empty; to take it away: fildes secret rm")
+        self.db.set_secret(owner, body.service, body.name, data)
+        return wire.Done()
+
+    async def secret_rm(self, asked: Asked[wire.SecretRemove]) -> wire.Done:
+        body = asked.body
+        owner = self._secrets_of(body.service, body.owner)
+        names = self.db.secrets(owner, body.service)
+        if body.name not in names:
+            hint = did_you_mean(body.name, names)
+            text = f"{body.service} has no secret {quote(body.name)}"
+            raise Refused("not-found", f"{text}; {hint}" if hint else text)
+        self.db.remove_secret(owner, body.service, body.name)
+        return wire.Done()
+
+    async def secret_list(self, asked: Asked[wire.SecretList]) -> wire.SecretNames:
+        owner = self._secrets_of(asked.body.service, asked.body.owner)
+        return wire.SecretNames(self.db.secrets(owner, asked.body.service))
+
+    def _secrets_of(self, service: str, asker: str | None) -> str:
+        """Whose secrets are meant. They may be set before the service is there: then they are the asker's."""
+        if self.db.owner(service) is not None:
+            return self.publishing.owner_of(service, asker)
+        if asker is None or not words.OWNER.fullmatch(asker) or not words.SERVICE.fullmatch(service):
+            raise Refused(
+                "not-found", f"there is no service {quote(service)}; to set its secrets first, name its owner"
+            )
+        return asker
+
+    async def policy_get(self, asked: Asked[wire.PolicyGet]) -> wire.Policy:
+        return self.db.policy(asked.body.owner)
+
+    async def policy_set(self, asked: Asked[wire.PolicySet]) -> wire.Done:
+        owner, policy = asked.body.owner, asked.body.policy
+        if not words.OWNER.fullmatch(owner):
+            raise Refused("malformed", f"{quote(owner)} cannot be an owner's name")
+        for suffix in policy.suffixes:
+            try:
+                good = suffix == "*" or words.host(suffix.removeprefix("*.")) == suffix.removeprefix("*.")
+            except words.Wrong:
+                good = False
+            if not good:
+                raise Refused("malformed", f'{quote(suffix)}: expected "*.example.org", "example.org" or "*"')
+        for kind in policy.kinds:
+            if kind not in DECLARED:
+                hint = did_you_mean(kind, DECLARED) or f"known are {', '.join(sorted(DECLARED))}"
+                raise Refused("malformed", f"unknown kind {quote(kind)}; {hint}")
+        numbers = {name: value for name, value in msgspec.structs.asdict(policy).items() if not isinstance(value, list)}
+        for name, number in numbers.items():
+            if not 0 <= number < 1 << 62:
+                raise Refused("malformed", f"{name}: {number} is not a quantity")
+        self.db.set_policy(owner, policy)
+        return wire.Done()
