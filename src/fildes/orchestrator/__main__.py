@@ -136,7 +136,9 @@ class Orchestrator:
         if supervised is not None and supervised.instance is not None:
             instance = supervised.instance
             memory = instance.cgroup.usage().get("memory") if instance.cgroup is not None else None
-            instances.append(orchestrator.InstanceState(instance.name, instance.pid, instance.started, memory))
+            instances.append(
+                orchestrator.InstanceState(instance.name, instance.pid, instance.started, memory, instance.timeline)
+            )
         return orchestrator.ServiceState(
             service=release.service,
             owner=release.owner,

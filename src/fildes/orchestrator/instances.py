@@ -85,6 +85,7 @@ class Instance:
         self.cgroup = cgroup
         self.pid = -1
         self.started = time.time()
+        self.timeline = {"ordered": time.monotonic()}
         self.ready: Promise[bool] = Promise(loop)
         self.over: Promise[None] = Promise(loop)
         self.idle = False  # it said that it ends because nobody needs it
@@ -146,8 +147,10 @@ class Instance:
         if word == b"U" and self._pidfd is None and self._is_ours(received.pid):
             self._hold(pidfd if pidfd is not None else process.pidfd_open(received.pid))
             pidfd = None
+            self.timeline["up"] = time.monotonic()
             self.deposit()
         elif word == b"R":
+            self.timeline["ready"] = time.monotonic()
             self.ready.resolve(True)
         elif word == b"I":
             self.idle = True

@@ -37,7 +37,7 @@ class Order:
     """What a zygote is started with. Descriptors are borrowed."""
 
     tree: str
-    mountpoint: int  # a directory on which the view is mounted, in the new mount namespace only
+    mountpoint: str  # a directory on which the view is mounted, in the new mount namespace only
     uid: int | None  # None without root: there is one uid
     log: int
     load_filter: bytes
@@ -127,8 +127,7 @@ def _become_zygote(control: int, order: Order) -> None:
 def _enter_view(order: Order) -> None:
     mounts.make_private("/")
     with mounts.new_filesystem("tmpfs", {"mode": "0755", "size": "4m"}, mounts.MOUNT_ATTR_NOSUID) as root:
-        os.fchdir(order.mountpoint)
-        mounts.move_mount(root.fileno(), mounts.AT_FDCWD, ".")
+        mounts.move_mount(root.fileno(), mounts.AT_FDCWD, order.mountpoint)
         for entry in view.layout(order.tree):
             _make(entry, root.fileno())
         mounts.set_attributes(root.fileno(), mounts.MOUNT_ATTR_RDONLY, recursive=False)

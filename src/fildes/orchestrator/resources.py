@@ -25,7 +25,7 @@ class Resources:
         self._loop, self._peer = loop, peer
         self.root: bool = settings["root"]
         self._trees = os.readlink(f"/proc/self/fd/{trees_dir.fileno()}")
-        self.mountpoint = trees_dir.fileno()
+        self.mountpoint = self._trees
         self.load_filter = profile.compile(profile.load("load"))
         self._serve = profile.compile(profile.load("serve"))
         self._serve_files = profile.compile(profile.load("serve-files"))

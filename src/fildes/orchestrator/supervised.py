@@ -49,6 +49,7 @@ class Supervised:
         self._timer: Timer | None = None
         self._status: int | None = None
         self._oom_before = 0
+        self._wanted_at = 0.0
 
     # — what others ask —
 
@@ -180,7 +181,11 @@ class Supervised:
         if self.state is State.WARM and self._timer is None:
             self._timer = self._loop.call_later(ZYGOTE_IDLE, self._unused)
         if self._conveyor is not None:
-            self._conveyor.watch(lambda: self._happened(Event.WANTED))
+            self._conveyor.watch(self._wanted)
+
+    def _wanted(self) -> None:
+        self._wanted_at = time.monotonic()
+        self._happened(Event.WANTED)
 
     def _unused(self) -> None:
         self._timer = None
@@ -233,6 +238,7 @@ class Supervised:
         cgroup = self._resources.instance_cgroup(self.zygote.cgroup, kit.instance, self.release)
         instance = Instance(self._loop, self._store, self.release.id, kit.instance, kit.ours, self.zygote.pid, cgroup)
         instance.on_end = lambda: self._on_instance_end(instance)
+        instance.timeline["wanted"] = self._wanted_at
         instance.deposit()
         self._status = None
         self._oom_before = self.zygote.cgroup.oom_kills() if self.zygote.cgroup is not None else 0
@@ -370,7 +376,7 @@ class Supervised:
         if self._conveyor is not None:
             self._conveyor.hand_back()
             if self.state is State.HALTED:
-                self._conveyor.watch(lambda: self._happened(Event.WANTED))
+                self._conveyor.watch(self._wanted)
 
     def _dismiss(self) -> None:
         if self.instance is not None:

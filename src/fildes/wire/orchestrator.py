@@ -38,6 +38,7 @@ class InstanceState(msgspec.Struct, forbid_unknown_fields=True):
     pid: int  # in the orchestrator's PID namespace; −1 until the kernel has attested it
     started: float  # wall clock, seconds
     memory: int | None  # bytes, where a memory cgroup is at hand
+    timeline: dict[str, float]  # CLOCK_MONOTONIC in seconds: wanted, ordered, up, ready
 
 
 class ServiceState(msgspec.Struct, forbid_unknown_fields=True):
