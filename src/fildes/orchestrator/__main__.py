@@ -13,6 +13,7 @@ from fildes.daemon.subscription import Subscription
 from fildes.kernel import memfd, process
 from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Loop, Promise
+from fildes.orchestrator import explain
 from fildes.orchestrator.conveyor import Conveyor
 from fildes.orchestrator.plan import State
 from fildes.orchestrator.resources import Resources
@@ -31,6 +32,7 @@ def main(inheritance: Inheritance) -> None:
     peer.on("orchestrator.conveyor", orchestrator.GetConveyor, daemon.conveyor)
     peer.on("orchestrator.stop", orchestrator.Stop, daemon.stop)
     peer.on("orchestrator.ps", orchestrator.Ps, daemon.ps)
+    peer.on("orchestrator.plan", orchestrator.Plan, daemon.plan)
     confine("orchestrator")
     loop.spawn(daemon.begin())
     store.ready()
@@ -110,6 +112,14 @@ class Orchestrator:
             raise Refused("not-found", f"no service {asked.body.service!r}; see: fildes ps")
         concerned = [s for s in self._supervised.values() if s.release.service == asked.body.service]
         return orchestrator.Stopped(sum([await supervised.stop() for supervised in concerned]))
+
+    async def plan(self, asked: Asked[orchestrator.Plan]) -> orchestrator.PlanReply:
+        await self._began
+        for release in self._releases.values():
+            if release.service == asked.body.service:
+                lines = explain.steps(release, root=self._resources.root, cgroups=self._resources.has_cgroups)
+                return orchestrator.PlanReply(lines)
+        raise Refused("not-found", f"no service {asked.body.service!r}; see: fildes ps")
 
     async def ps(self, asked: Asked[orchestrator.Ps]) -> tuple[Empty, list[Fd]]:
         """The answer is a sealed memfd of PsReply: ten thousand services don't fit a datagram."""

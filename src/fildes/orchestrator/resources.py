@@ -65,6 +65,10 @@ class Resources:
 
     # — cgroups —
 
+    @property
+    def has_cgroups(self) -> bool:
+        return self._cgroups is not None
+
     def cgroup_of(self, release: Release) -> Cgroup | None:
         if self._cgroups is None:
             return None

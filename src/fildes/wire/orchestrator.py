@@ -63,3 +63,13 @@ class Ps(msgspec.Struct, forbid_unknown_fields=True):
 
 class PsReply(msgspec.Struct, forbid_unknown_fields=True):
     services: list[ServiceState]
+
+
+class Plan(msgspec.Struct, forbid_unknown_fields=True):
+    """orchestrator.plan: how a service's current release is confined, in words."""
+
+    service: str
+
+
+class PlanReply(msgspec.Struct, forbid_unknown_fields=True):
+    steps: list[str]
