@@ -19,6 +19,7 @@ MAX_BLOB: Final = 1024
 MAX_FDS: Final = 16  # a deposit
 PAGE: Final = 32  # deposits an answer to Collect
 MAX_FRAME: Final = 2048
+EXITED: Final = b"W"  # how a frame Exited starts
 
 _COLLECT = struct.Struct("<IQ")
 _ITEM = struct.Struct("<IQB")
@@ -142,7 +143,7 @@ def encode(frame: ToInit | ToDaemon) -> bytes:
         case Failed(key, text):
             return b"F" + bytes([len(key)]) + key + text.encode()
         case Exited():
-            return b"W" + _EXIT.pack(*frame)
+            return EXITED + _EXIT.pack(*frame)
         case Process(nonce, pid, restarts, state, name):
             return b"P" + _PROCESS.pack(nonce, pid, restarts, STATES.index(state)) + name.encode()
         case Closing():
@@ -184,7 +185,7 @@ def decode_to_daemon(data: bytes) -> ToDaemon:
         if kind == b"F":
             key, text = _keyed(rest)
             return Failed(key, text.decode())
-        if kind == b"W":
+        if kind == EXITED:
             return Exited(*_EXIT.unpack(rest))
         if kind == b"P":
             nonce, pid, restarts, state = _PROCESS.unpack_from(rest)

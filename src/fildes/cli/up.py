@@ -1,0 +1,55 @@
+"""`fildes up`: a node in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+
+from fildes.cli._shared import Trouble, state_of
+
+HELP = "run a node on a state directory, until Ctrl-C"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--http",
+        metavar="ADDRESS:PORT",
+        action="append",
+        help="where to answer HTTP; may be given several times; port 0 takes a free one (default: 127.0.0.1:8080)",
+    )
+    parser.add_argument(
+        "--index",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="a package index for publishing, the default one first (default: what uv and pip are configured for)",
+    )
+    parser.add_argument("--ready-fd", metavar="N", type=int, help="write a byte to this descriptor when serving")
+    parser.add_argument("--table", default=None, help=argparse.SUPPRESS)  # other daemons, for tests of init
+
+
+def run(args: argparse.Namespace) -> int:
+    from fildes.init import ground, keeper, table
+
+    try:
+        wanted = keeper.Wanted(
+            state=state_of(args),
+            http=args.http or ["127.0.0.1:8080"],
+            table=args.table or table.NAME,
+            ready_fd=args.ready_fd,
+            settings={} if args.table else {"index": _index(args.index)},
+        )
+        return keeper.run(wanted)
+    except (ground.Trouble, LookupError) as trouble:
+        raise Trouble(str(trouble)) from trouble
+
+
+def _index(urls: list[str]) -> object:
+    """What `publish` is told of package indexes: it finds that out itself, but only here are the user's variables."""
+    # By name: the command line is built on none of the daemons; this one module of theirs is asked once, before init.
+    index = importlib.import_module("fildes.publish.index")
+    try:
+        return index.discover(urls, os.environ)
+    except ValueError as error:
+        raise Trouble(str(error)) from error

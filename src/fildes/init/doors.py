@@ -1,0 +1,74 @@
+"""The sockets through which a node is reached: HTTP on addresses, operators in the state directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import Final
+
+from fildes.init.ground import Trouble
+from fildes.init.tidy import CONTROL
+from fildes.kernel.fds import Fd
+
+BACKLOG: Final = 4096  # net.core.somaxconn may give less
+DEFER: Final = 5  # seconds for which a connection without a byte does not wake anybody
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """ "127.0.0.1:8080", "[::1]:8080", ":8080" (every address) → (host, port). Raises Trouble."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and not host.startswith("[")):
+        raise Trouble(f"--http {text}: write an address and a port, like 127.0.0.1:8080 or [::1]:8080")
+    return host.strip("[]"), int(port)
+
+
+def open_http(text: str) -> tuple[Fd, str]:
+    """A listening socket on `text`, and the address that it got ("host:port"). Raises Trouble."""
+    host, port = parse_address(text)
+    try:
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST
+        )
+    except OSError as error:
+        raise Trouble(f"--http {text}: {host!r} is not an IP address of this machine") from error
+    with socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER)
+        try:
+            sock.bind(address)
+            sock.listen(BACKLOG)
+        except PermissionError as error:
+            raise Trouble(
+                f"--http {text}: port {port} needs root; take one above 1023, or let everybody use it with "
+                f"`sysctl net.ipv4.ip_unprivileged_port_start={port}`"
+            ) from error
+        except OSError as error:
+            raise Trouble(f"--http {text}: {error.strerror}; take another port, or 0 for any that is free") from error
+        name = sock.getsockname()
+        shown = f"[{name[0]}]:{name[1]}" if family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
+        return Fd(sock.detach()), shown
+
+
+def open_control(directory: int) -> Fd:
+    """The operators' socket in the state directory (borrowed), in place of one that a killed node left.
+
+    Made before the user namespace, so that the kernel attests the peer's uid as it is on the machine.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(CONTROL, dir_fd=directory)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as sock:
+        before = os.umask(0o177)
+        try:
+            sock.bind(control_path(directory))
+        finally:
+            os.umask(before)
+        sock.listen(64)
+        return Fd(sock.detach())
+
+
+def control_path(directory: int) -> str:
+    """The path of the control socket by way of the open state directory: a socket's path holds 107 bytes."""
+    return f"/proc/self/fd/{directory}/{CONTROL}"

@@ -1,0 +1,89 @@
+"""What a node leaves on the machine, looked for from outside: it must be nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def children(pid: int) -> list[int]:
+    """The pids of the children of `pid`; none if it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [int(word) for word in text.split()]
+
+
+def name(pid: int) -> str:
+    """The process's name, empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+class Traces:
+    """Notes a node's processes, namespace and cgroup while it runs, to look for them afterwards."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._processes: dict[int, str] = {}  # pid → start time, so that a pid used again is not mistaken
+        self._namespace = ""
+        self._groups: set[str] = set()
+
+    def note(self, pid: int) -> None:
+        """`fildes up` runs as `pid`."""
+        below = children(pid)
+        if below and not self._namespace:
+            namespace = _link(f"/proc/{below[0]}/ns/pid")
+            self._namespace = namespace if namespace != _link("/proc/self/ns/pid") else ""
+        while below:
+            child = below.pop()
+            self._processes[child] = _start_time(child)
+            self._groups |= _groups(child)
+            below += children(child)
+
+    def left(self) -> list[str]:
+        """A sentence for everything that is still there."""
+        pids = {pid for pid, started in self._processes.items() if started and _start_time(pid) == started}
+        if self._namespace:
+            pids |= {pid for pid in _pids() if _link(f"/proc/{pid}/ns/pid") == self._namespace}
+        found = [f"process {pid} ({name(pid)})" for pid in sorted(pids)]
+        found += [f"cgroup {path}" for path in self._cgroups()]
+        found += [f"{self._state / file}" for file in ("control", "http") if (self._state / file).exists()]
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        found += [f"mount: {line}" for line in mounts if str(self._state) in line]
+        return found
+
+    def _cgroups(self) -> list[str]:
+        if not self._groups:
+            return []
+        return [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(folder) in self._groups]
+
+
+def _pids() -> list[int]:
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _start_time(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _groups(pid: int) -> set[str]:
+    """The names of the node's trees among the cgroups that `pid` is in."""
+    try:
+        words = Path(f"/proc/{pid}/cgroup").read_text().replace("\n", "/").split("/")
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+    return {word for word in words if word.startswith("fildes-")}
