@@ -32,12 +32,15 @@ class Bus:
         # Rises over restarts, and nobody else needs to understand it (clock_gettime(2), CLOCK_MONOTONIC).
         self.epoch = time.monotonic_ns()
         self.store = Store(self.loop, inheritance.store)
+        # Before anybody is answered: new channels must not take the places of those that are kept.
+        deposits = self.loop.run_until(self.loop.spawn(self.store.collect()))
         # The bus is a daemon on its own bus: asking and answering are no special case.
         self.peer = Peer(self.loop, inheritance.channel)
         channels = {name.removeprefix("channel."): fd for name, fd in inheritance.fds.items()}
         self.router = Router(self.loop, channels, self.epoch)
         self.introducer = Introducer(self.peer)
         self.tenants = Tenants(self.peer, self.store, self.introducer, self.epoch, limits)
+        self.tenants.restore(deposits)
         self._subscribing = False
         self.peer.on("bus.channel", wire.Channel, self._channel)
         self.peer.on("bus.close", wire.Close, self._close)
@@ -47,7 +50,6 @@ class Bus:
         self.peer.on_event("bus.undeliverable", wire.Undeliverable, lambda asked: None)
 
     async def start(self) -> None:
-        self.tenants.restore(await self.store.collect())
         self.router.greet()
         self.store.ready()
         await self._subscribe()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from typing import Final
@@ -36,3 +37,16 @@ def arm(fd: int, first_ns: int, interval_ns: int = 0, flags: int = 0) -> None:
     if _libc.timerfd_settime(fd, flags, spec, None) < 0:
         error = ctypes.get_errno()
         raise OSError(error, f"timerfd_settime: {os.strerror(error)}")
+
+
+def was_set(fd: int) -> bool:
+    """Read a timer armed with TFD_TIMER_CANCEL_ON_SET: True if the clock was set since it was armed."""
+    try:
+        os.read(fd, 8)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno != errno.ECANCELED:
+            raise
+        return True
+    return False

@@ -45,5 +45,8 @@ KIND: Final = Kind(
     driver="bus",
     summary="a connection to another service, or to one host and port",
     revocation="between services the instance that holds it ends; outward the net driver shuts its end",
-    options={"to": (str, True, 'a service, or "host:port"')},
+    options={
+        "to": (str, True, 'a service, or "host:port"'),
+        "connections": (int, False, "how many may be open at once to a host outside; 64 when left out"),
+    },
 )

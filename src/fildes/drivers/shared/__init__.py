@@ -1,0 +1,1 @@
+"""The driver of the kinds that need no system call of their own: clock and random."""
