@@ -13,7 +13,7 @@ from fildes.daemon.start import Inheritance, confine
 from fildes.daemon.store import Deposit, Store
 from fildes.daemon.subscription import Subscription
 from fildes.kernel.fds import Fd, close_all, dup, seqpacket_pair
-from fildes.kernel.loop import Loop
+from fildes.kernel.loop import Loop, Promise
 from fildes.kernel.memfd import read_sealed
 from fildes.web.door import Door
 from fildes.web.exchange import Limits
@@ -37,7 +37,7 @@ class Web:
     def __init__(self, loop: Loop, peer: Peer, store: Store, door_fds: list[Fd], limits: Limits) -> None:
         self._loop, self._peer, self._store = loop, peer, store
         self._fetching: set[str] = set()
-        self._static_receiving: Fd | None = None
+        self._static_receiving: Promise[Fd] = Promise(loop)
         self._mixed: list[str] = []
         listeners = [prepare_listener(fd) for fd in door_fds]
         self.door = Door(loop, listeners, limits, wanted=self._wanted, dropped=self._dropped)
@@ -54,9 +54,10 @@ class Web:
         """Take up what a forerunner left, then follow the catalogue. The first table opens the door."""
         for deposit in await self._store.collect():
             self._resume(deposit)
-        if self._static_receiving is None:
-            sending, self._static_receiving = seqpacket_pair()
-            self._store.deposit(_STATIC_ENDS, fds=[sending, self._static_receiving])
+        if not self._static_receiving.done:
+            sending, receiving = seqpacket_pair()
+            self._store.deposit(_STATIC_ENDS, fds=[sending, receiving])
+            self._static_receiving.resolve(receiving)
             self.door.exchange.adopt(STATIC, "", "", sending)
         self._routes.start()
         self._store.ready()
@@ -74,7 +75,7 @@ class Web:
     def _resume(self, deposit: Deposit) -> None:
         fds = deposit.fds
         if deposit.key == _STATIC_ENDS and len(fds) == 2:
-            self._static_receiving = fds.pop()
+            self._static_receiving.resolve(fds.pop())
             self.door.exchange.adopt(STATIC, "", "", fds.pop())
         elif deposit.key.startswith(_CONVEYOR) and len(fds) == 1:
             service, owner = msgspec.msgpack.decode(deposit.blob, type=tuple[str, str])
@@ -147,9 +148,8 @@ class Web:
         self.door.follow(table)
 
     async def _give_static_end(self, _: Asked[wire.StaticEnd]) -> tuple[wire.StaticEndGiven, list[Fd]]:
-        if self._static_receiving is None:
-            raise Refused("starting", "the door is starting; ask again")
-        return wire.StaticEndGiven(self._mixed), [self._static_receiving.dup()]
+        end = await self._static_receiving
+        return wire.StaticEndGiven(self._mixed), [end.dup()]
 
     async def _count(self, _: Asked[wire.Counts]) -> wire.CountsGiven:
         return self.door.counts()
