@@ -33,9 +33,12 @@ class Kit:
     theirs: Fd
     channel: Fd
     grants: list[tuple[str, Fd]] = field(default_factory=list)
+    cgroup: Cgroup | None = None
 
     def close(self) -> None:
         close_all([self.ours, *self.given])
+        if self.cgroup is not None:
+            self.cgroup.remove()
 
     @property
     def given(self) -> list[Fd]:

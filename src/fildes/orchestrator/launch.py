@@ -108,8 +108,7 @@ def _become_zygote(control: int, order: Order) -> None:
     _arrange_descriptors(control, order.log)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     process.set_no_new_privs()
-    if landlock.abi() >= 4:
-        landlock.restrict(landlock.ACCESS_NET_ALL, landlock.scopes())
+    landlock.restrict(landlock.networks(), landlock.scopes())
     if order.uid is not None:
         process.become(order.uid, order.uid)
     process.drop_capabilities()
