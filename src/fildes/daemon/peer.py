@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, overload
 
 import msgspec
 
@@ -97,18 +97,35 @@ class Peer:
 
     # — asking —
 
+    @overload
+    async def ask(
+        self, verb: str, body: msgspec.Struct | None = ..., fds: Sequence[Fd] = ..., *, timeout: float = ...
+    ) -> Answer[Empty]: ...
+
+    @overload
+    async def ask(
+        self,
+        verb: str,
+        body: msgspec.Struct | None = ...,
+        fds: Sequence[Fd] = ...,
+        *,
+        reply: type[S],
+        timeout: float = ...,
+    ) -> Answer[S]: ...
+
     async def ask(
         self,
         verb: str,
         body: msgspec.Struct | None = None,
         fds: Sequence[Fd] = (),
-        reply: type[S] = Empty,  # type: ignore[assignment]
+        *,
+        reply: type[Any] = Empty,
         timeout: float = 30.0,
-    ) -> Answer[S]:
+    ) -> Answer[Any]:
         """Send a request and wait for its answer. Raises Refused, also when `timeout` seconds pass without one."""
         self._next_id = self._next_id % message.MAX_ID + 1
         number = self._next_id
-        promise: Promise[Answer[S]] = Promise(self.loop)
+        promise: Promise[Answer[Any]] = Promise(self.loop)
 
         def too_late() -> None:
             text = f"{verb.partition('.')[0]} did not answer {verb!r} within {timeout:g} s; see: fildes ps --all"

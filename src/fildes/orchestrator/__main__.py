@@ -145,7 +145,7 @@ class Orchestrator:
         instances = []
         if supervised is not None and supervised.instance is not None:
             instance = supervised.instance
-            memory = instance.cgroup.usage().get("memory") if instance.cgroup is not None else None
+            memory = int(instance.cgroup.usage().get("memory", 0)) if instance.cgroup is not None else None
             instances.append(
                 orchestrator.InstanceState(instance.name, instance.pid, instance.started, memory, instance.timeline)
             )

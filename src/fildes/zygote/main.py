@@ -126,8 +126,8 @@ class Zygote:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for fd in (self._wake_reader, self._wake_writer, self.control):
-                os.close(fd)
+            for number in (self._wake_reader, self._wake_writer, self.control):
+                os.close(number)
             for fd in self._kept["serve"]:
                 fd.close()
             kit = Kit(
