@@ -1,8 +1,8 @@
 """Profiles: which system calls a process may make, with which arguments, and why.
 
 A profile is a TOML file. `default` is the errno of a call that has no line, `beyond` that of a call newer than
-our tables (ENOSYS, so that the C library takes the older way). `extends` names a profile whose lines come
-first and are replaced by lines of the same call. Then one line a call, `name = ["rule", "reason"]`:
+our tables (ENOSYS, so that the C library takes the older way). `extends` names a profile, or a list of them, whose
+lines come first and are replaced by lines of the same call. Then one line a call, `name = ["rule", "reason"]`:
 
     rule      = clause { "; " clause }         the first clause that matches decides; none: the default
     clause    = action [ " if " condition { " and " condition } ]
@@ -93,19 +93,23 @@ def parse(text: str, name: str) -> Profile:
         raise ProfileError(f"{name}.toml: {error}") from error
     if unknown := data.keys() - _KEYS:
         raise ProfileError(f"{name}.toml: unknown key {sorted(unknown)[0]!r}; known are {', '.join(sorted(_KEYS))}")
-    if not data.keys() & {"extends", "default"} or ("default" in data) != ("beyond" in data):
+    extended = data.get("extends", [])
+    bases = [load(base) for base in ([extended] if isinstance(extended, str) else extended)]
+    if not bases and not {"default", "beyond"} <= data.keys():
         raise ProfileError(f"{name}.toml: say `default` and `beyond`, or which profile it `extends`")
-    base = load(data["extends"]) if "extends" in data else None
-    calls = dict(base.calls) if base else {}
+    calls: dict[str, Call] = {}
+    for base in bases:
+        calls |= base.calls
     for call, line in data.get("calls", {}).items():
         calls[call] = _call(f"{name}.toml, {call}", call, line)
-    return Profile(
-        name,
-        str(data.get("about", "")),
-        _errno(f"{name}.toml, default", data["default"]) if base is None or "default" in data else base.default,
-        _errno(f"{name}.toml, beyond", data["beyond"]) if base is None or "beyond" in data else base.beyond,
-        calls,
+    default, beyond = (
+        _errno(f"{name}.toml, {key}", data[key]) if key in data else inherited
+        for key, inherited in (
+            ("default", bases[0].default if bases else 0),
+            ("beyond", bases[0].beyond if bases else 0),
+        )
     )
+    return Profile(name, str(data.get("about", "")), default, beyond, calls)
 
 
 def compile(profile: Profile, *, machine: str = MACHINE) -> bytes:
