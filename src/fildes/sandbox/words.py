@@ -1,7 +1,8 @@
 """The C names that a profile's rules may use, with their values: <fcntl.h>, <linux/…>, <sys/…>.
 
 Those that differ between x86_64 and aarch64 are not here; none of the rules needs one. Two are sums of ours:
-CLONE_NEW is every namespace flag of clone(2), CLONE_TIDS is what only writes thread ids into memory.
+CLONE_NEW is every namespace flag of clone(2), CLONE_TIDS is what only writes thread ids into memory. TRAP_MAGIC is
+shim/trap.h's.
 """
 
 from __future__ import annotations

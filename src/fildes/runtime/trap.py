@@ -1,0 +1,95 @@
+"""The Python side of `shim/`: load the library, give it the packs, then the instance's descriptors.
+
+zygote     prepare(packs, null)     the library and the packs are mapped, checked once, shared by all forks
+instance   activate(kit)            the handler is installed and told what was granted
+           then the serve filter    from here on the calls that it traps are answered by the handler
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+
+from fildes.runtime.kit import Kit
+
+LIBRARY = Path(__file__).parent / "libfildes_trap.so"
+
+_BROKEN = {
+    1: "its first bytes are not a pack's of version 1",
+    2: "its size or its number of members is impossible",
+    3: "its tables do not lie where they should",
+    4: "a name lies outside the names",
+    5: "a path is not absolute and normal",
+    6: "its members are not sorted, or do not start with the root",
+    7: "a member is neither a plain file nor a directory",
+    8: "a member's contents or time are impossible",
+    9: "a member's directory is not in the pack",
+    10: "a directory's listing is malformed",
+}
+
+_library: ctypes.CDLL | None = None
+_null = -1
+
+
+class BadPack(ValueError):
+    """The trap refuses this pack; the text says which rule it breaks."""
+
+
+def prepare(packs: Sequence[int], null: int = -1) -> None:
+    """Load the trap and map `packs` (descriptors, borrowed), looked up in this order. `null` is an open /dev/null, kept
+    open by the caller, of which open("/dev/null") gives a dup.
+
+    In the zygote, while files can still be opened. Raises OSError when the library was not built (`make -C shim`), and
+    BadPack.
+    """
+    global _library, _null
+    library = ctypes.CDLL(os.fspath(LIBRARY))
+    library.fildes_trap_wall_ns.restype = ctypes.c_int64
+    library.fildes_trap_answered.restype = ctypes.c_uint64
+    for fd in packs:
+        broken = library.fildes_trap_add_pack(fd)
+        if broken > 0:
+            raise BadPack(f"not a pack that may be used: {_BROKEN.get(broken, broken)}")
+        _check(broken, "a pack")
+    _library, _null = library, null
+
+
+def activate(kit: Kit) -> None:
+    """Install the handler, and hand it what `kit` holds: clock, random, secrets. All descriptors stay the kit's.
+
+    In the instance, right before the serve filter. Without `prepare` it does nothing: nothing can be answered then.
+    """
+    if _library is None:
+        return
+    kinds = {grant["name"]: grant["kind"] for grant in kit.settings.get("grants", ())}
+    for name, fds in kit.grants.items():
+        kind = kinds.get(name, name)
+        if kind == "clock" and len(fds) == 2:
+            _check(_library.fildes_trap_set_clock(*fds), "the clock")
+        elif kind == "random" and fds:
+            _library.fildes_trap_set_random(fds[0])
+        elif kind == "secret" and fds:
+            _check(_library.fildes_trap_add_secret(name.encode(), fds[0]), f"the secret {name!r}")
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    # Out of the way of the program's own: descriptors are given out from the lowest number on.
+    first = soft - min(soft // 2, 1024)
+    _check(_library.fildes_trap_activate(_null, first), "the handler")
+
+
+def wall_ns() -> int | None:
+    """Nanoseconds since 1970 from the clock grant, None without one. The one reader of the grant's timer."""
+    now = -1 if _library is None else _library.fildes_trap_wall_ns()
+    return None if now < 0 else now
+
+
+def answered() -> int:
+    """How many calls of this process the handler has answered."""
+    return 0 if _library is None else int(_library.fildes_trap_answered())
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        raise OSError(-result, f"the trap does not take {what}: {os.strerror(-result)}")
