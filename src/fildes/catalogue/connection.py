@@ -28,9 +28,6 @@ class Connection:
         try:
             with translated():
                 schema.migrate(self._db)
-            # The first write opens all files there will be: paths may be out of reach once the process is confined.
-            with self._transaction():
-                self._db.execute("UPDATE counter SET value = value WHERE name = 'number'")
         except BaseException:
             self._db.close()
             raise
@@ -78,6 +75,7 @@ def _open(directory: int) -> sqlite3.Connection:
                 "trusted_schema = OFF",
             ):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
+            # Opens the log as well: paths may be out of reach once the process is confined.
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
         except BaseException:

@@ -79,9 +79,9 @@ class Database(Lookup):
             uid = self._uid(owner, manifest.name)
             self._db.execute("UPDATE counter SET value = value + 1 WHERE name = 'sequence'")
             self._db.execute(
-                "INSERT INTO release "
-                "(id, service, owner, sequence, state, created, runtime, manifest, bundle, pack, abi, uid) VALUES "
-                "(?, ?, ?, (SELECT value FROM counter WHERE name = 'sequence'), 'candidate', ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO release (id, service, owner, sequence, state, created, runtime, manifest, "
+                "bundle, pack, abi, uid, size) VALUES "
+                "(?, ?, ?, (SELECT value FROM counter WHERE name = 'sequence'), 'candidate', ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     id,
                     manifest.name,
@@ -93,6 +93,7 @@ class Database(Lookup):
                     pack,
                     abi,
                     uid,
+                    bundle_size + pack_size,
                 ),
             )
         return Stored(id, manifest.name, owner, "candidate", manifest, bundle, pack, abi, uid)

@@ -6,14 +6,13 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from fildes.catalogue import view
+from fildes.catalogue import snapshots, view
 from fildes.catalogue.connection import Connection
 from fildes.catalogue.policy import Facts, Holder, Target, split
-from fildes.wire.catalogue import Manifest, Policy, Release, ReleaseInfo, Rights, Route, ServiceInfo, State
+from fildes.wire.catalogue import Manifest, Policy, Release, ReleaseInfo, ServiceInfo, State
 
 _manifests: Final = msgspec.msgpack.Decoder(Manifest)
 _policies: Final = msgspec.msgpack.Decoder(Policy)
-_encoder: Final = msgspec.msgpack.Encoder()
 
 
 class Stored(NamedTuple):
@@ -33,23 +32,14 @@ class Stored(NamedTuple):
         return view.release(self.manifest, self.id, self.owner, self.uid, state, self.bundle, self.pack, self.abi)
 
 
-class _Claims(msgspec.Struct):
-    """What of a stored manifest a listing needs: decoding the rest takes most of the time."""
+class _Hosts(msgspec.Struct):
+    """What of a stored manifest the list of services needs."""
 
-    grants: list[Any] = []
-    offers: list[str] = []
-    hosts: list[str] = []
+    hosts: list[str]
 
 
-_claims: Final = msgspec.msgpack.Decoder(_Claims)
+_hosts: Final = msgspec.msgpack.Decoder(_Hosts)
 _COLUMNS: Final = "id, service, owner, state, manifest, bundle, pack, abi, uid"
-_CURRENT: Final = f"SELECT {_COLUMNS} FROM release WHERE state = 'current'"
-_CURRENT_ID: Final = "SELECT id FROM release WHERE service = ? AND state = 'current'"
-_RIGHTS: Final = "SELECT id, service, owner, manifest FROM release WHERE state = 'current'"
-_ROUTES: Final = (
-    "SELECT h.host, h.prefix, h.service, r.id, r.owner, r.runtime FROM host h "
-    "JOIN release r ON r.service = h.service AND r.state = 'current' WHERE 1"
-)
 
 
 def _stored(row: Any) -> Stored:
@@ -58,6 +48,8 @@ def _stored(row: Any) -> Stored:
 
 
 class Lookup(Connection):
+    """Methods raise BadState (faults.py)."""
+
     # — what subscribers see —
 
     def number(self) -> int:
@@ -66,17 +58,10 @@ class Lookup(Connection):
     def snapshot(self, audience: str) -> bytes:
         """The msgpack list for `audience`."""
         if audience == "bus":
-            return _encoder.encode([self._rights(*row) for row in self._rows(_RIGHTS)])
+            return snapshots.rights(self._rows(snapshots.RIGHTS))
         if audience == "orchestrator":
-            return _encoder.encode([_stored(row).release("current") for row in self._rows(_CURRENT)])
-        query = _ROUTES + (" AND r.runtime = 'static'" if audience == "static" else "")
-        return _encoder.encode([Route(*row) for row in self._rows(query)])
-
-    @staticmethod
-    def _rights(id: str, service: str, owner: str, manifest: bytes) -> Rights:
-        narrow = _claims.decode(manifest)
-        names = [name.rpartition("/")[2] for name in narrow.offers]
-        return Rights(release=id, service=service, owner=owner, grants=narrow.grants, offers=names)
+            return snapshots.releases(self._rows(snapshots.RELEASES))
+        return snapshots.routes(self._rows(snapshots.ROUTES, audience != "static"))
 
     # — looking —
 
@@ -104,12 +89,12 @@ class Lookup(Connection):
             secrets=frozenset(self.secrets(owner, manifest.name))
             if any(g.kind == "secret" for g in manifest.grants)
             else frozenset(),
-            stored=self._value(
-                "SELECT coalesce(sum(size), 0) FROM object WHERE hash IN (SELECT bundle FROM release WHERE owner = ?1 "
-                "AND service <> ?2 UNION SELECT pack FROM release WHERE owner = ?1 AND service <> ?2)",
-                owner,
-                manifest.name,
-            ),
+        )
+
+    def stored(self, owner: str, besides: str) -> int:
+        """Bytes of this owner's releases, those of the service `besides` apart."""
+        return int(
+            self._value("SELECT coalesce(sum(size), 0) FROM release WHERE owner = ? AND service <> ?", owner, besides)
         )
 
     def owner(self, service: str) -> str | None:
@@ -152,9 +137,8 @@ class Lookup(Connection):
         return [
             ReleaseInfo(id, "old" if state == "returning" else state, created, bundle, abi, size)
             for id, state, created, bundle, abi, size in self._rows(
-                "SELECT r.id, r.state, r.created, r.bundle, r.abi, b.size + p.size FROM release r "
-                "JOIN object b ON b.hash = r.bundle JOIN object p ON p.hash = r.pack "
-                "WHERE r.service = ? AND r.state <> 'candidate' ORDER BY r.sequence DESC",
+                "SELECT id, state, created, bundle, abi, size FROM release "
+                "WHERE service = ? AND state <> 'candidate' ORDER BY sequence DESC",
                 service,
             )
         ]
@@ -167,7 +151,7 @@ class Lookup(Connection):
         )
         found = []
         for service, its_owner, runtime, id, created, manifest in rows:
-            hosts = _claims.decode(manifest).hosts
+            hosts = _hosts.decode(manifest).hosts
             urls = view.urls(hosts, listening)
             found.append(ServiceInfo(service, its_owner, runtime, id, hosts, urls, created))
         return found

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from fildes.catalogue import spare
 from fildes.catalogue.faults import NoSpace, translated
 from fildes.kernel.fds import Fd
 from fildes.kernel.loop import Loop, Promise
@@ -69,8 +70,9 @@ class Objects:
         size = _size(source, limit)
         with translated():
             free = os.fstatvfs(self._state)
-        if free.f_bavail * free.f_frsize < size + RESERVE:
-            raise NoSpace(f"{size} bytes are to be stored and {free.f_bavail * free.f_frsize} are free")
+        room = free.f_bavail * free.f_frsize - RESERVE
+        if room < size:
+            raise NoSpace(f"{size:,} bytes are to be stored, and there is room for {max(0, room):,}")
         self._count += 1
         name = f"{os.getpid()}.{self._count}"
         try:
@@ -135,10 +137,17 @@ class Objects:
             if not self._pins[digest]:
                 self._unlink(self._objects, digest)
 
+    def keep_spare(self) -> None:
+        spare.keep(self._state)
+
+    def spend_spare(self) -> None:
+        spare.spend(self._state)
+
     def sweep(self, wanted: set[str]) -> list[str]:
         """Unlink all but `wanted`, and what an interrupted store left. Returns those of `wanted` that are missing."""
         for name in os.listdir(self._tmp.fileno()):
             self._unlink(self._tmp, name)
+        self.keep_spare()
         present = set(os.listdir(self._objects.fileno()))
         for name in present - wanted:
             self._unlink(self._objects, name)

@@ -28,10 +28,10 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the database says about the names in one manifest. Sizes in bytes.
+    """What the database says about the names in one manifest.
 
-    `targets` lacks the services that do not exist. `stored` is what the owner's other files take; `services`, how many
-    the owner has, this one not counted.
+    `targets` lacks the services that do not exist. `services` is how many the owner has, this one not
+    counted.
     """
 
     service_owner: str | None = None
@@ -39,7 +39,6 @@ class Facts:
     hosts: Mapping[str, list[Holder]] = field(default_factory=dict)
     targets: Mapping[str, Target] = field(default_factory=dict)
     secrets: frozenset[str] = frozenset()
-    stored: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,15 +81,15 @@ def check(manifest: Manifest, owner: str, policy: Policy, facts: Facts) -> list[
     ]
 
 
-def check_sizes(manifest: Manifest, policy: Policy, facts: Facts, sizes: Sizes) -> list[Problem]:
-    """What is too large about its files."""
+def check_sizes(manifest: Manifest, policy: Policy, stored: int, sizes: Sizes) -> list[Problem]:
+    """What is too large about its files, when `stored` bytes are those of the owner's other services."""
     found = []
     most = limit(manifest, policy)
     for what, size, bound in (("its files", sizes.bundle, most), ("its pack", sizes.pack, 2 * most)):
         if size > bound:
             text = f"{what} are {size:,} bytes" if what.endswith("s") else f"{what} is {size:,} bytes"
             found.append(Problem(0, f"{text}; a {manifest.runtime} service may have {bound:,}", "leave files out"))
-    total = facts.stored + sizes.bundle + sizes.pack
+    total = stored + sizes.bundle + sizes.pack
     if total > policy.storage:
         text = f"with it this owner's files would take {total:,} bytes; the policy allows {policy.storage:,}"
         found.append(Problem(0, text, "remove a service that is no longer used: fildes rm NAME"))

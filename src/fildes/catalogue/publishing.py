@@ -50,7 +50,7 @@ class Publishing:
         """
         passing = self.db.passing()
         if passing:
-            self._announce(self.db.abandon(passing))
+            self._abandon(*passing)
         lost = self.objects.sweep(self.db.objects())
         number = self.db.number()
         self._announce(Change(number, number, [], [], []))
@@ -103,8 +103,13 @@ class Publishing:
         service = asked.body.service
         async with self._turn(service):
             self.owner_of(service, asked.body.owner)
-            change, count = self.db.remove(service)
+            try:
+                change, count = self.db.remove(service)
+            except NoSpace:
+                self.objects.spend_spare()
+                change, count = self.db.remove(service)
             self._announce(change)
+            self.objects.keep_spare()
         self.loop.spawn(self._forget_log(service))
         return Removed(service=service, releases=count)
 
@@ -151,13 +156,13 @@ class Publishing:
         watch.lap("switch")
         return self._published(new, watch)
 
-    def _abandon(self, id: str) -> None:
+    def _abandon(self, *ids: str) -> None:
         try:
-            self._announce(self.db.abandon([id]))
+            self._announce(self.db.abandon(list(ids)))
         except (NoSpace, BadState) as error:
             # Its files and its zygote cost room until then, and nothing else.
             self.loop.on_error(error)
-            self.loop.call_later(AGAIN_SECONDS, lambda: self._abandon(id))
+            self.loop.call_later(AGAIN_SECONDS, lambda: self._abandon(*ids))
 
     def _announce(self, change: Change) -> None:
         for audience in AUDIENCES:

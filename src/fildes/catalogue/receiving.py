@@ -70,8 +70,8 @@ async def receive(db: Lookup, objects: Objects, body: Publish, fds: list[Fd], pi
 
 
 def _check_sizes(db: Lookup, body: Publish, bundle: int, pack: int) -> None:
-    facts = db.facts(body.manifest, body.owner)
-    found = policy.check_sizes(body.manifest, db.policy(body.owner), facts, policy.Sizes(bundle, pack))
+    stored = db.stored(body.owner, besides=body.manifest.name)
+    found = policy.check_sizes(body.manifest, db.policy(body.owner), stored, policy.Sizes(bundle, pack))
     if found:
         raise Refused("quota", show_all(body.manifest.filename, found))
 

@@ -28,12 +28,13 @@ CREATE TABLE release (
     state TEXT NOT NULL CHECK (state IN ('candidate', 'current', 'old', 'returning')),
     created REAL NOT NULL, runtime TEXT NOT NULL, manifest BLOB NOT NULL,
     bundle TEXT NOT NULL REFERENCES object, pack TEXT NOT NULL REFERENCES object, abi TEXT NOT NULL,
-    uid INTEGER NOT NULL
+    uid INTEGER NOT NULL, size INTEGER NOT NULL -- of bundle and pack
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX release_current ON release (service) WHERE state = 'current';
 CREATE INDEX release_passing ON release (state) WHERE state IN ('candidate', 'returning');
 CREATE INDEX release_service ON release (service, sequence);
 CREATE INDEX release_owner ON release (owner, bundle);
+CREATE INDEX release_size ON release (owner, service, size);
 CREATE INDEX release_bundle ON release (bundle);
 CREATE INDEX release_pack ON release (pack);
 

@@ -316,8 +316,9 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """What an owner's manifests may claim. Sizes in bytes, cpu in cores.
 
     `suffixes`: "*.localhost" (every name below localhost), "example.org" (that host itself), or "*" (every host).
-    `static_bytes` and `program_bytes` bound one bundle of that sort, and half of its pack; `storage` is all the
-    owner's stored files; memory, cpu, tasks and concurrency bound what [limits] may say.
+    `static_bytes` and `program_bytes` bound one bundle of that sort, and half of its pack; `storage` is the
+    sum over the releases of the owner's other services and the new one; memory, cpu, tasks and concurrency
+    bound what [limits] may say.
     """
 
     suffixes: list[str] = field(default_factory=lambda: ["*.localhost"])

@@ -1,0 +1,90 @@
+"""A whole snapshot as msgpack, from rows: what is only passed on is copied as it was stored, not decoded.
+
+With ten thousand services that is the difference between a tenth of a second and a pause that people notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from fildes.wire.catalogue import Route
+
+
+class _Stored(msgspec.Struct):
+    """Manifest, as far as it is looked at here. The encoder leaves no field out."""
+
+    entry: str
+    hosts: Raw
+    env: Raw
+    grants: Raw
+    limits: Raw
+    offers: list[str]
+
+
+class _Release(msgspec.Struct):
+    """Release, field by field."""
+
+    id: str
+    service: str
+    owner: str
+    runtime: str
+    entry: str
+    hosts: Raw
+    env: Raw
+    grants: Raw
+    limits: Raw
+    offers: list[str]
+    bundle: str
+    pack: str
+    abi: str
+    uid: int
+    state: str = "current"
+
+
+class _Rights(msgspec.Struct):
+    """Rights, field by field."""
+
+    release: str
+    service: str
+    owner: str
+    grants: Raw
+    offers: list[str]
+
+
+RELEASES: Final = (
+    "SELECT id, service, owner, runtime, manifest, bundle, pack, abi, uid FROM release WHERE state = 'current'"
+)
+RIGHTS: Final = "SELECT id, service, owner, manifest FROM release WHERE state = 'current'"
+ROUTES: Final = (
+    "SELECT h.host, h.prefix, h.service, r.id, r.owner, r.runtime FROM host h "
+    "JOIN release r ON r.service = h.service AND r.state = 'current' WHERE r.runtime = 'static' OR ?"
+)
+
+_stored: Final = msgspec.msgpack.Decoder(_Stored)
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+def releases(rows: Iterable[Any]) -> bytes:
+    found = []
+    for id, service, owner, runtime, manifest, *files in rows:
+        of = _stored.decode(manifest)
+        found.append(
+            _Release(id, service, owner, runtime, of.entry, of.hosts, of.env, of.grants, of.limits, of.offers, *files)
+        )
+    return _encoder.encode(found)
+
+
+def rights(rows: Iterable[Any]) -> bytes:
+    found = []
+    for id, service, owner, manifest in rows:
+        of = _stored.decode(manifest)
+        found.append(_Rights(id, service, owner, of.grants, [name.rpartition("/")[2] for name in of.offers]))
+    return _encoder.encode(found)
+
+
+def routes(rows: Iterable[Any]) -> bytes:
+    return _encoder.encode([Route(*row) for row in rows])
