@@ -183,7 +183,8 @@ def test_a_subscriber_never_skips_a_change(losses: list[tuple[int, int]]) -> Non
 
 def test_what_the_reader_makes_is_verified() -> None:
     text = (
-        b'name = "a"\nruntime = "asgi"\nentry = "m:app"\nhosts = ["B\xc3\xbccher.localhost/x"]\n[env]\nA = "1"\n[grants]\n'
+        b'name = "a"\nruntime = "asgi"\nentry = "m:app"\nhosts = ["B\xc3\xbccher.localhost/x"]\n'
+        b'[env]\nA = "1"\n[grants]\n'
         b'clock = {}\nx = {kind = "connect", to = "my_db:80"}\ny = {kind = "connect", to = "[0::1]:80"}\n'
         b'z = {kind = "secret", secret = "q"}\n[offers]\nto = ["b", "x@y/c"]\n'
     )
