@@ -183,10 +183,12 @@ def _set_limits() -> None:
 
 
 def _path() -> list[str]:
+    """sys.path for init and the daemons: Fildes first, and not the place that this command happened to be run from."""
     import fildes
 
     package = os.path.dirname(os.path.dirname(os.path.abspath(fildes.__file__)))
-    return [package, *(os.path.abspath(entry) for entry in sys.path if entry and entry != package)]
+    rest = sys.path if sys.flags.safe_path else sys.path[1:]
+    return [package, *(os.path.abspath(entry) for entry in rest if entry and entry != package)]
 
 
 def _has_terminal() -> bool:

@@ -175,6 +175,14 @@ class Node:
         lines = (self.state / "http").read_text().split()
         return [(host.strip("[]"), int(port)) for host, _, port in (line.rpartition(":") for line in lines)]
 
+    def left(self) -> list[str]:
+        """What would be an error at the end, a sentence each."""
+        return self._traces.left()
+
+    def processes_left(self) -> list[int]:
+        """Of those, the processes."""
+        return self._traces.processes()
+
     def output(self) -> str:
         """All that `fildes up` and its daemons printed so far."""
         size = self._printed.seek(0, os.SEEK_END)

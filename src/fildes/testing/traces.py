@@ -44,12 +44,16 @@ class Traces:
             self._groups |= _groups(child)
             below += children(child)
 
-    def left(self) -> list[str]:
-        """A sentence for everything that is still there."""
+    def processes(self) -> list[int]:
+        """The pids that are still there."""
         pids = {pid for pid, started in self._processes.items() if started and _start_time(pid) == started}
         if self._namespace:
             pids |= {pid for pid in _pids() if _link(f"/proc/{pid}/ns/pid") == self._namespace}
-        found = [f"process {pid} ({name(pid)})" for pid in sorted(pids)]
+        return sorted(pid for pid in pids if _start_time(pid))
+
+    def left(self) -> list[str]:
+        """A sentence for everything that is still there."""
+        found = [f"process {pid} ({name(pid)})" for pid in self.processes()]
         found += [f"cgroup {path}" for path in self._cgroups()]
         found += [f"{self._state / file}" for file in ("control", "http") if (self._state / file).exists()]
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
@@ -74,10 +78,12 @@ def _link(path: str) -> str:
 
 
 def _start_time(pid: int) -> str:
+    """Empty if it is gone, or a zombie that only the machine's own init has yet to reap (proc_pid_stat(5))."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return ""
+    return "" if words[:2] == ["Z", "1"] else words[19]
 
 
 def _groups(pid: int) -> set[str]:
