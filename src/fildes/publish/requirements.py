@@ -56,13 +56,13 @@ def read(content: bytes, name: str) -> Requirements:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         at = content.count(b"\n", 0, error.start) + 1
-        raise Rejected(f"{name}, line {at}: not UTF-8; save the file as UTF-8") from error
+        raise Rejected(f"{name}:{at}: not UTF-8; save the file as UTF-8") from error
     lines: list[str] = []
     locked = True
     for number, line in _logical(text):
         match = _LINE.fullmatch(line)
         if match is None:
-            raise Rejected(f"{name}, line {number}: {_reason(line)}")
+            raise Rejected(f"{name}:{number}: {_reason(line)}")
         lines.append(line)
         locked = locked and bool(match["hashes"]) and _PINNED.fullmatch(match["versions"]) is not None
     return Requirements(tuple(lines), locked and bool(lines))
@@ -76,7 +76,7 @@ def read_lock(content: bytes, name: str) -> Requirements:
             match = _LINE.fullmatch(line)
             if match is None or not match["hashes"] or _PINNED.fullmatch(match["versions"]) is None:
                 raise Rejected(
-                    f"{name}, line {number}: {shown(line[:80])}: a lock needs '==' and --hash=sha256:… on every line; "
+                    f"{name}:{number}: {shown(line[:80])}: a lock needs '==' and --hash=sha256:… on every line; "
                     f"remove {name}, and it is made again"
                 )
     return lock

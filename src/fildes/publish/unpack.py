@@ -124,7 +124,7 @@ class _Walker:
         mode = 0o755 if member.mode & 0o111 else 0o644
         mtime = int(min(max(member.mtime, _EARLIEST), _LATEST))
         with source:
-            self._write(source, member.size, parts, name, mode)
+            self._write(source, member.size, parts, name, (mode, mtime))
         self.tree.files[parts] = (mode, mtime, member.size)
 
     def _copy(self, member: tarfile.TarInfo, parts: Parts, name: str) -> None:
@@ -138,7 +138,7 @@ class _Walker:
         with self._parent(target) as directory:
             source = os.open(target[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         with open(source, "rb") as content:
-            self._write(content, size, parts, name, mode)
+            self._write(content, size, parts, name, (mode, mtime))
         self.tree.files[parts] = (mode, mtime, size)
 
     def _count_bytes(self, size: int, name: str) -> None:
@@ -149,7 +149,8 @@ class _Walker:
             limit = self._caps.bytes >> 20
             raise Rejected(f"{name}: with it the folder has more than {limit} MiB; leave out what is not needed")
 
-    def _write(self, source: IO[bytes], size: int, parts: Parts, name: str, mode: int) -> None:
+    def _write(self, source: IO[bytes], size: int, parts: Parts, name: str, attributes: tuple[int, int]) -> None:
+        mode, mtime = attributes
         self._place(parts, name)
         with self._parent(parts) as directory:
             number = os.open(parts[-1], _CREATE, mode, dir_fd=directory)
@@ -162,6 +163,7 @@ class _Walker:
                 _write_all(file, chunk)
                 left -= len(chunk)
             os.fchmod(number, mode)  # the umask took bits away
+            os.utime(number, (mtime, mtime))
 
     def _place(self, parts: Parts, name: str) -> None:
         """Raise unless `parts` is free, and make the folders above it."""

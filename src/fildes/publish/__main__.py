@@ -1,0 +1,85 @@
+"""publish: uploads → bundles and packs. Its parts: the loop here, a forked child for every piece of reading, and the
+cell (cell.py, runner.py), in which uv and the interpreter run.
+
+In: its channel, fds["scratch"]. It starts with the privileges that making the cell takes, and gives them up before
+it reads a byte of anybody's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import sysconfig
+from typing import Any
+
+from fildes.daemon.peer import Peer
+from fildes.daemon.start import Inheritance, confine
+from fildes.daemon.store import Store
+from fildes.kernel import process
+from fildes.kernel.fds import Fd, seqpacket_pair
+from fildes.kernel.loop import Loop
+from fildes.publish import cell, runner
+from fildes.publish.flow import Publishing
+from fildes.publish.resolver import Resolver
+from fildes.publish.scratch import Scratch
+from fildes.wire.publish import Cancel, Publish
+
+RESOLVER_UID: int = 12  # offset from the node's first uid; init's table says publish is 10 and debug 11
+
+
+def main(inheritance: Inheritance) -> None:
+    os.umask(0o022)  # what lies in the scratch is for the cell to read; who may enter the scratch is another matter
+    settings = inheritance.settings
+    scratch = Scratch(inheritance.fds["scratch"])
+    control = start_cell(scratch.path(), settings)
+    process.drop_capabilities()
+
+    loop = Loop()
+    peer = Peer(loop, inheritance.channel)
+    store = Store(loop, inheritance.store)
+    resolver = Resolver(loop, peer, control, on_end=lambda: ended(loop))
+    publishing = Publishing(loop, peer, scratch, resolver, settings.get("index", {}))
+    peer.on("publish.publish", Publish, publishing.publish)
+    peer.on_event("publish.cancel", Cancel, publishing.cancel)
+    sysconfig.get_config_vars()  # reads a module that is out of reach later
+    confine("publish")
+    store.ready()
+    loop.run()
+
+
+def start_cell(scratch: str, settings: dict[str, Any]) -> Fd:
+    """Fork the runner into its cell; our end of the socket to it. When we end, it ends."""
+    import uv
+
+    index = settings.get("index", {})
+    room = cell.Cell(
+        scratch=scratch,
+        uid=settings["uid_base"] + RESOLVER_UID if settings.get("root") else None,
+        python=cell.interpreter(),
+        uv=os.path.realpath(uv.find_uv_bin()),
+        ca=index.get("ca", ""),
+    )
+    ours, theirs = seqpacket_pair()
+    if os.fork() == 0:
+        status = 1
+        try:
+            process.close_all_but({0, 1, 2, theirs.fileno()})
+            place = cell.enter(room)
+            for text in place.missing:
+                print(f"fildes: publish: packages are resolved without a room of their own: {text}", file=sys.stderr)
+            runner.run(theirs, place, index)
+            status = 0
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                print(f"fildes: publish: the resolver ended: {type(error).__name__}: {error}", file=sys.stderr)
+        finally:
+            os._exit(status)
+    theirs.close()
+    return ours
+
+
+def ended(loop: Loop) -> None:
+    """The cell can't be made again without the privileges of the start: init starts us afresh."""
+    print("fildes: publish: the resolver ended; starting again", file=sys.stderr)
+    loop.stop()

@@ -1,0 +1,235 @@
+"""The process inside the cell: takes jobs from the publish process, runs uv and the compiler, gives back descriptors.
+
+    jobs in (one datagram, msgpack)                          beside it
+    ["lock", id, key]                                        sealed memfd: checked requirement lines
+    ["install", id, key]                                     sealed memfd: the lock
+    ["pack", id, tree, byte_code]                            —
+    ["cancel", id] ["sweep", id]                             —
+
+    answers
+    ["listening", id]                                        the TCP socket on which uv will look for its proxy
+    ["ended", id, ok, text]                                  lock: the file · install: — · pack: the file
+
+Every job is a process of its own in a session of its own, ended as one. `key` names a cache that jobs of one owner
+share; `id` is the job's directory below the scratch, and what it leaves there `sweep` removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+import msgspec
+
+from fildes.kernel import memfd, process
+from fildes.kernel.fds import Fd, close_all, receive_with_fds, send_with_fds
+from fildes.kernel.loop import EPOLLIN, Loop
+from fildes.pack import writer
+from fildes.pack.collect import collect
+from fildes.pack.format import PackError
+from fildes.publish import uv
+from fildes.publish.bundle import LOCK
+from fildes.publish.cell import Place
+
+MAX_DATAGRAM: Final = 64 * 1024
+MAX_TEXT: Final = 16 * 1024
+JOB_SECONDS: Final = 600
+FILE_SIZE: Final = 1 << 30
+CACHE_SIZE: Final = 4 << 30  # bytes of one owner's cache, above which it is thrown away
+
+_NAME: Final = re.compile(r"[0-9a-f]{1,64}")
+Job = Callable[[], tuple[str, list[int]]]
+
+
+class Failed(Exception):
+    """A job did not do what it was to do; the text is for who published."""
+
+
+class Runner:
+    """`control` is the end of the socket to the publish process; it is owned."""
+
+    def __init__(self, loop: Loop, control: Fd, place: Place, index: dict[str, Any]) -> None:
+        self._loop, self._control, self._place, self._index = loop, control, place, index
+        self._running: dict[int, str] = {}  # pid → job
+        loop.watch(control.fileno(), EPOLLIN, self._take)
+        loop.signals([signal.SIGCHLD], lambda _: self._reap())
+
+    def _take(self, _: int) -> None:
+        received = receive_with_fds(self._control.fileno(), MAX_DATAGRAM)
+        if not received.data:
+            self._loop.stop()
+            return
+        try:
+            word, name, *rest = msgspec.msgpack.decode(received.data, type=list[Any])
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"a job called {name!r}")
+            if word == "cancel":
+                self._cancel(name)
+            elif word == "sweep":
+                self._cancel(name)
+                shutil.rmtree(self._directory(name), ignore_errors=True)
+            else:
+                self._start(name, self._job(word, name, rest, received.fds))
+        finally:
+            close_all(received.fds)
+
+    def _job(self, word: str, name: str, rest: Sequence[Any], fds: Sequence[Fd]) -> Job:
+        directory = self._directory(name)
+        os.makedirs(directory, 0o755, exist_ok=True)
+        if word == "pack":
+            return lambda: self._pack(directory, str(rest[0]), bool(rest[1]))
+        if not _NAME.fullmatch(str(rest[0])):
+            raise ValueError(f"a cache called {rest[0]!r}")
+        lines = memfd.read_sealed(fds[0].fileno(), 1 << 24)
+        cache = f"{self._place.scratch}/cell/cache-{rest[0]}"
+        return lambda: self._uv(word, name, directory, cache, lines)
+
+    def _directory(self, name: str) -> str:
+        return f"{self._place.scratch}/cell/{name}"
+
+    def _start(self, name: str, job: Job) -> None:
+        pid = os.fork()
+        if pid == 0:
+            _in_child(job, name, self._control.fileno())
+        self._running[pid] = name
+
+    def _cancel(self, name: str) -> None:
+        for pid, job in self._running.items():
+            if job == name:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            name = self._running.pop(pid, None)
+            if name is None:  # an orphan of a job: we are PID 1 in here
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # whatever it left in its session
+            if status:
+                text = "a worker died: it used too much memory or time, or was cancelled; nothing was changed"
+                _tell(self._control.fileno(), ["ended", name, False, text])
+
+    # — in the job's own process —
+
+    def _uv(self, word: str, name: str, directory: str, cache: str, lines: bytes) -> tuple[str, list[int]]:
+        home = f"{directory}/home"
+        os.makedirs(home, exist_ok=True)
+        source = f"{directory}/{'requirements.txt' if word == 'lock' else LOCK}"
+        with open(source, "wb") as file:
+            file.write(lines)
+        with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+            proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            send_with_fds(self._control.fileno(), msgspec.msgpack.encode(["listening", name]), [listener.fileno()])
+        _limit_cache(cache)
+        environment = uv.environment(self._index, proxy, home)
+        if word == "lock":
+            target = f"{directory}/made.lock"
+            command = uv.lock_command(self._place.uv, self._place.python, cache, source, target)
+        else:
+            target = f"{directory}/deps"
+            command = uv.install_command(self._place.uv, self._place.python, cache, source, target)
+        os.chdir(home)
+        began = time.monotonic()
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            timeout=JOB_SECONDS, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            said = done.stdout.decode("utf-8", "replace").replace(directory + "/", "")
+            raise Failed(uv.explain(said or f"uv ended with {done.returncode}", os.path.basename(source)))
+        took = f"{time.monotonic() - began:.3f}"
+        return (took, [os.open(target, os.O_RDONLY | os.O_CLOEXEC)]) if word == "lock" else (took, [])
+
+    def _pack(self, directory: str, tree: str, byte_code: bool) -> tuple[str, list[int]]:
+        source = Path(self._place.scratch) / tree
+        members = list(collect(source, "/app"))
+        dependencies = Path(directory) / "deps"
+        if dependencies.is_dir():
+            members += collect(dependencies, "/deps", keep=lambda path: path != ".lock")
+        # Directories have the time of their unpacking, which says nothing about the upload.
+        members = [replace(member, mtime=0) if member.data is None else member for member in members]
+        if byte_code:
+            members += writer.with_bytecode(self._place.python, members)
+        path = f"{directory}/pack"
+        with open(path, "w+b") as output:
+            summary = writer.write(cast(BinaryIO, output), members)
+        text = f"{sum(1 for m in members if m.data is not None)} files, {_size(summary.size)}"
+        return text, [os.open(path, os.O_RDONLY | os.O_CLOEXEC)]
+
+
+def _in_child(job: Job, name: str, control: int) -> None:
+    """Run `job`, tell its end, and never return."""
+    status = 1
+    try:
+        gc.disable()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        process.set_parent_death_signal(signal.SIGKILL)
+        process.close_all_but({2, control})
+        for number in (0, 1):  # subprocess takes for granted that these are open
+            if os.open("/dev/null", os.O_RDWR) != number:
+                raise OSError("the standard descriptors could not be opened")
+        for what, limit in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, FILE_SIZE)):
+            resource.setrlimit(what, (limit, limit))
+        try:
+            text, fds = job()
+        except (Failed, PackError) as error:
+            _tell(control, ["ended", name, False, str(error)])
+        except subprocess.TimeoutExpired:
+            _tell(control, ["ended", name, False, f"this step took longer than {JOB_SECONDS} s and was ended"])
+        except OSError as error:
+            full = uv.explain("No space left on device", "") if error.errno in (28, 122) else str(error)
+            _tell(control, ["ended", name, False, full])
+        else:
+            _tell(control, ["ended", name, True, text], fds)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _tell(control: int, message: list[Any], fds: Sequence[int] = ()) -> None:
+    message = [word[:MAX_TEXT] if isinstance(word, str) else word for word in message]
+    send_with_fds(control, msgspec.msgpack.encode(message), fds)
+
+
+def _limit_cache(cache: str) -> None:
+    size = 0
+    os.makedirs(cache, exist_ok=True)
+    for _folder, _, names, number in os.fwalk(cache):
+        size += sum(os.stat(name, dir_fd=number, follow_symlinks=False).st_blocks * 512 for name in names)
+    if size > CACHE_SIZE:
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+
+
+def run(control: Fd, place: Place, index: dict[str, Any]) -> None:
+    """Serve jobs until the publish process closes its end."""
+    loop = Loop()
+    for name in os.listdir(f"{place.scratch}/cell"):
+        if not name.startswith("cache-"):  # what a runner that was killed left
+            shutil.rmtree(f"{place.scratch}/cell/{name}", ignore_errors=True)
+    Runner(loop, control, place, index)
+    loop.run()
