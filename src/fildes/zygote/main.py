@@ -19,6 +19,7 @@ import traceback
 from types import ModuleType
 from typing import Any, Final
 
+from fildes import sdk
 from fildes.kernel import process, seccomp, vdso
 from fildes.kernel.fds import Fd, receive_with_fds, send_with_fds
 from fildes.runtime import files, trap
@@ -54,6 +55,7 @@ def _load(settings: dict[str, Any], fds: dict[str, list[Fd]], phases: dict[str, 
     sys.path[:0] = settings["paths"]
     sys.path.append("/fildes/site")
     sys.argv[:] = [settings["entry"]]
+    os.dup2(fds["null"][0].fileno(), 0)  # the one of the view goes with the view
     trap.prepare([fd.fileno() for name in ("release", "base") for fd in fds.get(name, [])], fds["null"][0].fileno())
     files.prelude(settings["paths"])
     runtime = importlib.import_module(f"fildes.runtime.{settings['runtime']}")
@@ -145,8 +147,6 @@ class Zygote:
             send_with_fds(kit.handle, b"U")
             trap.activate(kit)
             files.activate(kit)
-            from fildes import sdk
-
             sdk._bind(kit)
             status = self.runtime.serve(self.program, kit, lambda: seccomp.install(self.serve_filter))
         except SystemExit as stop:
