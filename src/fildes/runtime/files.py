@@ -1,0 +1,131 @@
+"""The thin Python layer over the trap: what is loaded ahead, and errors that say what to do.
+
+    zygote     prelude(paths)   before the program is imported
+    instance   activate(kit)    after trap.activate
+
+Whatever this does in Python, C libraries get from the trap alone: here is convenience, nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import ctypes
+import errno
+import functools
+import io
+import os
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from fildes.runtime import ambient
+from fildes.runtime.kit import Kit
+from fildes.runtime.tmpfile import TmpFile, open_in_tmp
+
+SITE = "/fildes/site"
+TMP = "/tmp/"
+
+# Nobody imports these late, or they test Python itself: each one left out is half a dozen mappings fewer to fork.
+_LEFT_OUT = ("_test", "_xx", "xx", "_ctypes_test", "_tkinter", "_curses", "readline", "_gdbm", "_dbm", "nis")
+
+_plain_open = io.open
+_roots: tuple[str, ...] = ()
+_serving = False
+_loaded: list[ctypes.CDLL] = []
+
+
+def prelude(paths: Iterable[str]) -> None:
+    """Do now what cannot be done once files come from the pack: map every shared library below `paths`, the standard
+    library and the runtime's site directory, so that a later import finds them loaded; and replace `open`, before
+    anybody keeps a reference to it.
+    """
+    global _roots
+    folders = [*paths, SITE]
+    _roots = (*(os.path.join(p, "") for p in folders), os.path.join(sysconfig.get_path("stdlib"), ""), "/fildes/")
+    ambient.prelude()
+    import encodings.idna  # noqa: F401
+    import linecache  # noqa: F401
+    import mimetypes
+    import tempfile  # noqa: F401
+
+    mimetypes.init()
+    for library in shared_libraries([sysconfig.get_config_var("DESTSHARED") or "", *folders]):
+        # One that cannot be loaded now could not be later: its import will say so.
+        try:
+            _loaded.append(ctypes.CDLL(library))
+        except OSError:
+            continue
+    builtins.open = io.open = _open
+    _explain_late_libraries()
+
+
+def activate(kit: Kit) -> None:
+    """From now on errors say which grant is missing, and files in /tmp have an offset each."""
+    global _serving
+    kinds = {grant["kind"] for grant in kit.settings.get("grants", ())}
+    ambient.activate(kit, kinds)
+    _serving = "files" not in kinds
+
+
+def shared_libraries(folders: Iterable[str]) -> Iterator[str]:
+    """Every .so below `folders`, sorted; without those that are of no use to a served program."""
+    for folder in folders:
+        for where, inner, names in os.walk(folder):
+            inner.sort()
+            for name in sorted(names):
+                if (name.endswith(".so") or ".so." in name) and not name.startswith(_LEFT_OUT):
+                    yield os.path.join(where, name)
+
+
+@functools.wraps(_plain_open)
+def _open(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+    if not _serving or isinstance(file, int):
+        return _plain_open(file, mode, *args, **options)
+    try:
+        path = os.fspath(file)
+        if isinstance(path, str) and (path.startswith(TMP) or path == "/tmp"):
+            return open_in_tmp(path, mode, *args, **options)
+        return _plain_open(file, mode, *args, **options)
+    except OSError as error:
+        _explain(error)
+        raise
+
+
+def _explain(error: OSError) -> None:
+    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    if error.errno == errno.EROFS:
+        error.strerror = (
+            f"{os.strerror(errno.EROFS)}: a release is read-only; /tmp can be written, "
+            "and is memory of this instance, gone with it"
+        )
+    elif path in ("/dev/urandom", "/dev/random"):
+        error.strerror = f"{os.strerror(error.errno or 0)}: {ambient.missing('random', 'random numbers')}"
+    elif error.errno == errno.ENOENT and path.startswith("/") and not path.startswith((*_roots, TMP)):
+        error.strerror = (
+            f"{os.strerror(errno.ENOENT)}: not in this release; publish it with the program, "
+            f"or let the kernel look for it: the line [grants.files] in the manifest would allow that"
+        )
+
+
+def _explain_late_libraries() -> None:
+    from importlib.machinery import ExtensionFileLoader
+
+    plain: Callable[..., Any] = ExtensionFileLoader.create_module
+
+    @functools.wraps(plain)
+    def create_module(self: ExtensionFileLoader, spec: Any) -> Any:
+        try:
+            return plain(self, spec)
+        except ImportError as error:
+            if _serving and "shared object" in str(error):
+                sentence = (
+                    f"{error}: libraries are loaded before the program serves, and this one was not among them; "
+                    "import it at the top of the program, or add the line [grants.files] to the manifest"
+                )
+                raise ImportError(sentence, name=error.name, path=error.path) from None
+            raise
+
+    ExtensionFileLoader.create_module = create_module  # type: ignore[method-assign]
+
+
+__all__ = ["TmpFile", "activate", "prelude", "shared_libraries"]
