@@ -324,7 +324,8 @@ def test_what_a_tenant_may_never_do(name: str) -> None:
     never = (
         "unshare setns mount umount2 pivot_root chroot open_tree move_mount fsopen fsmount ptrace pidfd_getfd "
         "pidfd_open pidfd_send_signal process_vm_readv process_vm_writev process_madvise kcmp kill tkill tgkill "
-        "rt_sigqueueinfo rt_tgsigqueueinfo io_uring_setup io_uring_enter io_uring_register timerfd_create timerfd_settime "
+        "rt_sigqueueinfo rt_tgsigqueueinfo io_uring_setup io_uring_enter io_uring_register timerfd_create "
+        "timerfd_settime "
         "timerfd_gettime timer_create bpf perf_event_open userfaultfd keyctl add_key request_key setuid setgid "
         "setresuid setresgid capset personality execveat clone3 socket connect bind listen accept accept4 "
         "clock_settime settimeofday adjtimex memfd_secret name_to_handle_at open_by_handle_at landlock_create_ruleset "

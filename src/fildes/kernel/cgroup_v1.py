@@ -23,6 +23,7 @@ from fildes.kernel.cgroups import (
     signal_all,
     write,
 )
+from fildes.kernel.fds import Fd
 
 CONTROLLERS: Final = ("memory", "cpu", "pids", "freezer")
 _PERIOD: Final = 100_000  # microseconds
@@ -65,6 +66,10 @@ class V1(Hierarchy):
     def attach(self, path: str, pid: int) -> None:
         for directory in self.directories(path):
             write(directory, "cgroup.procs", pid)
+
+    def entrances(self, path: str) -> list[Fd]:
+        # `tasks`, not `cgroup.procs`: a thread that moves itself needs no lock on all forks of the machine.
+        return [Fd.open(f"{directory}/tasks", os.O_WRONLY) for directory in self.directories(path)]
 
     def oom_kills(self, path: str) -> int:
         if "memory" not in self._bases:

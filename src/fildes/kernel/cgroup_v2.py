@@ -13,6 +13,7 @@ import time
 from typing import Final
 
 from fildes.kernel.cgroups import Hierarchy, Limits, make_directory, mounts, own_paths, place, read, signal_all, write
+from fildes.kernel.fds import Fd
 
 CONTROLLERS: Final = ("memory", "pids", "cpu")
 OWN: Final = "own"
@@ -42,12 +43,17 @@ class V2(Hierarchy):
             write(directory, "pids.max", limits.tasks)
 
     def attach(self, path: str, pid: int) -> None:
+        write(self._leaf(path), "cgroup.procs", pid)
+
+    def entrances(self, path: str) -> list[Fd]:
+        return [Fd.open(f"{self._leaf(path)}/cgroup.procs", os.O_WRONLY)]
+
+    def _leaf(self, path: str) -> str:
         directory = f"{self._base}/{path}"
         if not read(directory, "cgroup.subtree_control").split():
-            write(directory, "cgroup.procs", pid)
-            return
+            return directory
         make_directory(f"{directory}/{OWN}")
-        write(f"{directory}/{OWN}", "cgroup.procs", pid)
+        return f"{directory}/{OWN}"
 
     def oom_kills(self, path: str) -> int:
         return _counters(f"{self._base}/{path}", "memory.events").get("oom_kill", 0)

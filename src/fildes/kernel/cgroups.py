@@ -14,9 +14,11 @@ import select
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
+
+from fildes.kernel.fds import Fd
 
 PREFIX: Final = "fildes-"
 
@@ -68,6 +70,9 @@ class Hierarchy(ABC):
     def attach(self, path: str, pid: int) -> None: ...
 
     @abstractmethod
+    def entrances(self, path: str) -> list[Fd]: ...
+
+    @abstractmethod
     def oom_kills(self, path: str) -> int:
         """Of this cgroup and those below it now."""
 
@@ -106,6 +111,14 @@ class Cgroup:
     def attach(self, pid: int) -> None:
         """Move the process `pid`, with all its threads, here. Raises ProcessLookupError if it is gone."""
         self._hierarchy.attach(self.path, pid)
+
+    def entrances(self) -> list[Fd]:
+        """Descriptors by which a process puts itself here: `enter` writes to each. Owned by the caller.
+
+        A move of oneself spares the kernel a grace period: 0.1 ms instead of 5–10 on v1 (on v2 it does not). Who holds
+        them can move processes that it sees into this cgroup, and do nothing else with them.
+        """
+        return self._hierarchy.entrances(self.path)
 
     def procs(self) -> list[int]:
         """The pids in it and below, as our pid namespace numbers them."""
@@ -150,6 +163,12 @@ class Cgroup:
             return self.oom_kills()
         except FileNotFoundError:
             return 0
+
+
+def enter(entrances: Iterable[int]) -> None:
+    """Put this process, which has one thread, where `entrances` (borrowed) lead."""
+    for fd in entrances:
+        os.write(fd, b"0")
 
 
 def detect() -> Hierarchy | None:
