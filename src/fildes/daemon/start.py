@@ -7,6 +7,7 @@ and handlers, calls `confine(profile)`, and runs.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 import traceback
@@ -47,7 +48,11 @@ def run(module: str, inheritance: Inheritance) -> int:
     global _given
     _given = inheritance
     try:
-        importlib.import_module(module).main(inheritance)
+        gc.disable()  # an import makes next to no garbage, and looks for it often
+        loaded = importlib.import_module(module)
+        gc.freeze()
+        gc.enable()
+        loaded.main(inheritance)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except BaseException:

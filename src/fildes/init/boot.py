@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
 
+from fildes.init import bytecode, spawn, table, tidy
 from fildes.init import ledger as ledgers
-from fildes.init import table, tidy
 from fildes.init.boxes import Boxes
 from fildes.init.supervisor import Supervisor
 from fildes.init.upgrade import inherited
@@ -30,7 +29,7 @@ def main(arguments: list[str]) -> int:
     process.set_child_subreaper()  # where it is not PID 1 of a namespace
     fds = {name: inherited(number) for name, number in ledger.fds.items()}
     supervisor = Supervisor(ledger, daemons, fds, Boxes.open(ledger.cgroup, [daemon.name for daemon in daemons]))
-    gc.collect()
+    spawn.prepare()
     status = supervisor.run()
     tidy.kill_the_rest()
     supervisor.boxes.remove()
@@ -42,6 +41,7 @@ def main(arguments: list[str]) -> int:
 def _check(daemons: tuple[table.Daemon, ...]) -> int:
     import importlib.util
 
+    bytecode.refresh(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     missing = [daemon.module for daemon in daemons if importlib.util.find_spec(daemon.module) is None]
     for module in missing:
         print(f"fildes: no module {module}", file=sys.stderr)

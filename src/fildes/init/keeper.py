@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from fildes import __version__
-from fildes.init import doors, table, tidy, world
+from fildes.init import bytecode, doors, table, tidy, world
 from fildes.init.boxes import SERVICES, Boxes
 from fildes.init.ground import Ground, cgroup_name, write
 from fildes.init.ledger import Ledger
@@ -43,7 +43,9 @@ def run(wanted: Wanted) -> int:
     fds: dict[str, Fd] = {"state": ground.directory, "lock": ground.lock}
     boxes = None
     try:
-        uid_base = _uid_base()
+        uid_base = world.own_uids()
+        if uid_base is not None:
+            bytecode.refresh(_package())
         addresses = _open_doors(wanted.http, fds)
         _open_directories(daemons, ground, uid_base, fds)
         _set_limits()
@@ -169,13 +171,6 @@ def _open_directories(
             fds[f"dir.{daemon.name}"] = ground.subdirectory(daemon.directory[1], owner)
 
 
-def _uid_base() -> int | None:
-    if not world.has_root():
-        return None
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        return world.uid_base(file.read())
-
-
 def _set_limits() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -184,11 +179,13 @@ def _set_limits() -> None:
 
 def _path() -> list[str]:
     """sys.path for init and the daemons: Fildes first, and not the place that this command happened to be run from."""
-    import fildes
-
-    package = os.path.dirname(os.path.dirname(os.path.abspath(fildes.__file__)))
+    package = os.path.dirname(_package())
     rest = sys.path if sys.flags.safe_path else sys.path[1:]
     return [package, *(os.path.abspath(entry) for entry in rest if entry and entry != package)]
+
+
+def _package() -> str:
+    return os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def _has_terminal() -> bool:

@@ -17,6 +17,9 @@ from fildes.kernel import process
 
 # Loaded by name, in the child: init itself never imports what a daemon runs.
 _START: Final = "fildes.daemon.start"
+# Of the standard library, what every daemon imports: loaded once before the forks, and then shared. Nothing of ours
+# beyond `kernel`, so that a restarted daemon runs what is on disk, and nothing of others, which would run as PID 1.
+_SHARED: Final = ("datetime", "decimal", "enum", "pathlib", "re", "string", "tomllib", "uuid", "fildes.kernel.seccomp")
 
 
 class Given(NamedTuple):
@@ -28,6 +31,13 @@ class Given(NamedTuple):
     settings: dict[str, Any]
     uid_base: int | None
     box: Box | None
+
+
+def prepare() -> None:
+    """Once, before the first `start`."""
+    for name in _SHARED:
+        importlib.import_module(name)
+    gc.collect()
 
 
 def start(daemon: Daemon, given: Given) -> int:

@@ -20,6 +20,7 @@ from fildes.kernel.process import pidfd_open
 from fildes.wire import store as wire
 
 CLOSING_TIME: Final = 2.4  # seconds for all daemons together; then everything is killed
+ATTEMPTS: Final = 3  # of a daemon to become ready, in a node that has never served
 READY_TIME: Final = 10.0  # seconds after which a daemon that is not ready is worth a sentence
 SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -126,12 +127,11 @@ class Supervisor:
         text = f"{spec.name} (pid {pid}) ended {policy.describe_status(status)}"
         if verdict.after is None:
             say(f"{text}; it is not started again")
+        elif not self.served and not was_ready and len(verdict.record.ends) >= ATTEMPTS:
+            self.close(f"{text}, {ATTEMPTS} times in a row: this node can't start; the reason is above", 1)
         elif not verdict.exceeded:
             say(f"{text}; starting it again")
             self._start(child)
-        elif not self.served and not was_ready:
-            times = len(verdict.record.ends)
-            self.close(f"{text}, {times} times in a row: this node can't start; the reason is above", 1)
         else:
             text += f", more than {spec.intensity} times in {spec.period:g} s"
             say(f"{text}; trying again in {verdict.after:g} s")

@@ -39,7 +39,9 @@ def execute(ledger: ledgers.Ledger, *, check: bool = False) -> NoReturn:
     """
     with memfd.sealed("fildes-ledger", ledgers.encode(ledger)) as table:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        numbers = {0, 1, 2, table.fileno()} | ledger.numbers()
+        numbers = {0, 1, 2, table.fileno()}
+        if not check:  # which only reads what the ledger says
+            numbers |= ledger.numbers()
         try:
             for number in numbers:
                 os.set_inheritable(number, True)
@@ -91,8 +93,7 @@ class Upgrade:
 def _check(ledger: ledgers.Ledger) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)
-        # The check parses the ledger, and holds none of what it names.
-        execute(ledger._replace(fds={}, daemons={}), check=True)
+        execute(ledger, check=True)
     finally:
         os._exit(1)
 

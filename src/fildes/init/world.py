@@ -27,6 +27,14 @@ def has_root() -> bool:
     return {process.CAP_SYS_ADMIN, process.CAP_SETUID, process.CAP_SETGID} <= effective and os.geteuid() == 0
 
 
+def own_uids() -> int | None:
+    """The first uid of the node's own range; None: it runs under one uid."""
+    if not has_root():
+        return None
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return uid_base(file.read())
+
+
 def uid_base(uid_map: str) -> int | None:
     """The first uid of the node's own range, given the text of /proc/self/uid_map; None if no range fits.
 

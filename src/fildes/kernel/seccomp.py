@@ -25,6 +25,7 @@ from fildes.kernel.fds import Fd
 from fildes.kernel.libc import MACHINE, syscall
 
 SECCOMP_SET_MODE_FILTER: Final = 1
+SECCOMP_GET_ACTION_AVAIL: Final = 2  # 4.14
 SECCOMP_FILTER_FLAG_TSYNC: Final = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 8
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: Final = 32  # 5.19
@@ -231,6 +232,14 @@ def _word(program: _Program, condition: Condition, shift: int, code: int, target
 
 class _SockFprog(ctypes.Structure):
     _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+
+def available(action: Action) -> bool:
+    """Whether this kernel knows `action`."""
+    try:
+        return syscall("seccomp", SECCOMP_GET_ACTION_AVAIL, 0, action.to_bytes(4, "little")) == 0
+    except OSError:
+        return False
 
 
 def install(program: bytes, *, listener: bool = False, every_thread: bool = False) -> Fd | None:
