@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from fildes.capabilities.kinds import KINDS
 from fildes.orchestrator import view
+from fildes.orchestrator.resources import keeps_files
 from fildes.wire.catalogue import Release
 
 
 def steps(release: Release, *, root: bool, cgroups: bool) -> list[str]:
     """One line a step."""
-    return [*_load(release, root=root, cgroups=cgroups), *_ratchet(), *_serve(release)]
+    return [*_load(release, root=root, cgroups=cgroups), *_ratchet(release), *_serve(release)]
 
 
 def _load(release: Release, *, root: bool, cgroups: bool) -> list[str]:
@@ -27,23 +28,29 @@ def _load(release: Release, *, root: bool, cgroups: bool) -> list[str]:
         f"load: uid and gid {release.uid}, no supplementary groups" if root else "load: the one uid that this node has",
         "load: no capabilities, no-new-privs, no core files",
         "load: Landlock: no TCP, no signals and no abstract sockets outward",
-        "load: seccomp profile load: calls for loading ask the orchestrator, all else but serving is refused",
+        f"load: seccomp profile {'load-files' if keeps_files(release) else 'load'}: calls for loading ask the"
+        " orchestrator, all else but serving is refused",
         "load: exec of the interpreter, its vDSO hidden; rdtsc faults",
         f"load: import {release.entry}",
     ]
     return lines
 
 
-def _ratchet() -> list[str]:
+def _ratchet(release: Release) -> list[str]:
+    files = (
+        "/proc is detached; the rest of the view stays"
+        if keeps_files(release)
+        else "every mount of the view is detached"
+    )
     return [
         "ratchet: every call for loading is refused from now on, one clone per ordered start excepted",
         "ratchet: processes that the program left running are killed",
-        "ratchet: every mount of the view is detached",
+        f"ratchet: {files}",
     ]
 
 
 def _serve(release: Release) -> list[str]:
-    profile = "serve-files" if any(grant.kind == "files" for grant in release.grants) else "serve"
+    profile = "serve-files" if keeps_files(release) else "serve"
     lines = [f"serve: seccomp profile {profile} on top"]
     lines += [
         f"serve: holds {name}" for name in ("/dev/null", "its log pipe", "conveyor", "handle", "channel", "packs")

@@ -20,15 +20,20 @@ from fildes.wire.catalogue import Release
 ZYGOTE_SHARE: Final = 2  # a release as a whole may use so many times what one instance may
 
 
+def keeps_files(release: Release) -> bool:
+    """Whether the release's view stays after the ratchet."""
+    return any(grant.kind == "files" for grant in release.grants)
+
+
 class Resources:
     def __init__(self, loop: Loop, peer: Peer, settings: dict[str, Any], trees_dir: Fd) -> None:
         self._loop, self._peer = loop, peer
         self.root: bool = settings["root"]
         self._trees = os.readlink(f"/proc/self/fd/{trees_dir.fileno()}")
         self.mountpoint = self._trees
-        self.load_filter = profile.compile(profile.load("load"))
-        self._serve = profile.compile(profile.load("serve"))
-        self._serve_files = profile.compile(profile.load("serve-files"))
+        self._filters = {
+            name: profile.compile(profile.load(name)) for name in ("load", "serve", "load-files", "serve-files")
+        }
         hierarchy = cgroups.detect()
         name = settings.get("cgroup")
         self._cgroups = hierarchy.open(name) if hierarchy is not None and name else None
@@ -60,8 +65,11 @@ class Resources:
 
     # — filters —
 
+    def load_filter(self, release: Release) -> bytes:
+        return self._filters["load-files" if keeps_files(release) else "load"]
+
     def serve_filter(self, release: Release) -> bytes:
-        return self._serve_files if any(grant.kind == "files" for grant in release.grants) else self._serve
+        return self._filters["serve-files" if keeps_files(release) else "serve"]
 
     # — cgroups —
 

@@ -17,7 +17,7 @@ from fildes.orchestrator.conveyor import Conveyor
 from fildes.orchestrator.instances import Instance, Kit, prepare
 from fildes.orchestrator.launch import Order
 from fildes.orchestrator.plan import Do, Event, State
-from fildes.orchestrator.resources import Resources
+from fildes.orchestrator.resources import Resources, keeps_files
 from fildes.orchestrator.zygotes import Zygote
 from fildes.wire import log, web
 from fildes.wire.catalogue import Release
@@ -151,7 +151,7 @@ class Supervised:
                 mountpoint=resources.mountpoint,
                 uid=release.uid if resources.root else None,
                 log=answer.fds[0].fileno(),
-                load_filter=resources.load_filter,
+                load_filter=resources.load_filter(release),
                 cgroup=cgroup,
             )
             given = {"serve": fds[-1].fileno(), "null": null.fileno()}
@@ -160,7 +160,7 @@ class Supervised:
         finally:
             close_all([*fds, null])
         try:
-            await zygote.ratchet()
+            await zygote.ratchet(keep_files=keeps_files(release))
         except BaseException:
             zygote.kill()
             zygote.close()

@@ -88,15 +88,18 @@ class Zygote:
 
     # — the ratchet —
 
-    async def ratchet(self) -> None:
-        """Refuse what is for loading only from now on, end what the program left running, detach its files."""
+    async def ratchet(self, *, keep_files: bool) -> None:
+        """Refuse what is for loading only from now on, end what the program left running, detach its files.
+
+        With `keep_files` (the `files` grant) the view stays, all but /proc.
+        """
         if self._warden is None or self._pidfd is None:
             raise Refused("warm", "it ended while it loaded")
         began = time.monotonic()
         self._warden.close_gate()
         self.threads = len(os.listdir(f"/proc/{self.pid}/task"))
         _end_descendants(self.pid)
-        points = _mounts_of(self.pid)
+        points = ["/proc"] if keep_files else _mounts_of(self.pid)
         pidfd = self._pidfd.fileno()
         try:
             await in_child(self._loop, lambda: _detach_all(pidfd, points))
