@@ -9,6 +9,8 @@ Who asks is the peer's uid, attested by the kernel (SO_PEERCRED, unix(7)); messa
 and the user who ran `fildes up`.
 
 An answer larger than MAX_INLINE comes as a sealed memfd: `memfd` is true, and the body is in the last descriptor.
+Where processes are listed, `pidfds` in the body says how many descriptors are pidfds, the first ones, in the order in
+which the body lists its processes: only so can a CLI outside of the node's PID namespace know them.
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ import msgspec
 
 MAX_DATAGRAM: Final = 128 * 1024  # bytes
 MAX_INLINE: Final = 64 * 1024
-MAX_FDS: Final = 4
+MAX_FDS: Final = 240  # SCM_MAX_FD is 253
 
 # verb → what is asked with it, and what comes back. The bodies are maps with these keys.
 VERBS: Final = {
-    "ps": "{service, all} → {services, daemons}",
+    "ps": "{service, all} → {services, daemons, pidfds} + [pidfd…]",
     "publish": "{name, owner, upgrade} + [tar] → wire.catalogue.Published; Notes tell the phases",
-    "logs": "{service, lines, follow} → {} + [readable end of a pipe]",
-    "caps": "{service} → {service, instances: [{instance, pid, role, fds, error}]}",
+    "logs": "{service, lines, follow} → {} + [read end of a pipe]",
+    "caps": "{service} → {service, grants, processes: [{name, pid, error, fds: [{fd, target, kind, why}]}], pidfds}"
+    " + [pidfd…]",
     "releases": "{service} → wire.catalogue.ReleaseList",
     "rollback": "{service, release} → wire.catalogue.Published",
     "stop": "{service} → {instances}",

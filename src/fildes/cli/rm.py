@@ -1,0 +1,26 @@
+"""`fildes rm NAME`: the service, its releases, hosts, secrets and log are gone."""
+
+from __future__ import annotations
+
+import argparse
+
+from fildes.cli import _render
+from fildes.cli._client import Client
+from fildes.cli._shared import state_of
+
+HELP = "remove a service with all its releases: fildes rm guestbook"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("service", metavar="NAME")
+    parser.add_argument("--json", action="store_true")
+
+
+def run(args: argparse.Namespace) -> int:
+    with Client(state_of(args)) as node:
+        value, _ = node.ask("rm", {"service": args.service})
+    if args.json:
+        _render.print_json(value)
+    else:
+        print(f"{value['service']}: removed, with {value['releases']} releases")
+    return 0

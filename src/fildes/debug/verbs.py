@@ -1,0 +1,297 @@
+"""The operator's verbs: each is a question or two to the daemons that know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from fildes.daemon.peer import Peer, Refused
+from fildes.daemon.store import Store
+from fildes.debug.access import DEFAULT_OWNER
+from fildes.debug.door import Call, Handler
+from fildes.debug.explain import why
+from fildes.kernel import memfd, process
+from fildes.kernel.fds import Fd, close_all
+from fildes.wire import bus, catalogue, drivers, log, orchestrator
+from fildes.wire.debug import MAX_FDS
+from fildes.wire.publish import Cancel, Progress, Publish
+
+LONG: float = 1800.0  # seconds: a publish waits for others, resolves, installs, warms
+MAX_PIDFDS: int = MAX_FDS - 8
+
+Reply = tuple[Any, Sequence[Fd]]
+
+
+class OfService(msgspec.Struct, forbid_unknown_fields=True):
+    service: str
+
+
+class AskPs(msgspec.Struct, forbid_unknown_fields=True):
+    service: str = ""
+    all: bool = False
+
+
+class AskPublish(msgspec.Struct, forbid_unknown_fields=True):
+    name: str | None = None
+    owner: str | None = None
+    upgrade: bool = False
+
+
+class AskRollback(msgspec.Struct, forbid_unknown_fields=True):
+    service: str
+    release: str | None = None
+
+
+class AskSecret(msgspec.Struct, forbid_unknown_fields=True):
+    service: str
+    name: str = ""
+    owner: str | None = None
+
+
+class AskPolicy(msgspec.Struct, forbid_unknown_fields=True):
+    owner: str | None = None
+    change: dict[str, Any] = {}
+
+
+class AskExplain(msgspec.Struct, forbid_unknown_fields=True):
+    service: str | None = None
+
+
+class Verbs:
+    def __init__(self, peer: Peer, store: Store) -> None:
+        self._peer, self._store = peer, store
+        self._tickets: dict[str, Call] = {}
+        peer.on_event("debug.progress", Progress, lambda asked: self._progress(asked.body))
+
+    def table(self) -> dict[str, Handler]:
+        return {
+            "ps": self.ps,
+            "publish": self.publish,
+            "logs": self.logs,
+            "caps": self.caps,
+            "releases": self.releases,
+            "rollback": self.rollback,
+            "stop": self.stop,
+            "rm": self.rm,
+            "secret-set": self.secret_set,
+            "secret-list": self.secret_list,
+            "secret-rm": self.secret_rm,
+            "policy": self.policy,
+            "explain": self.explain,
+            "plan": self.plan,
+        }
+
+    # — publishing —
+
+    async def publish(self, call: Call) -> Reply:
+        body: AskPublish = call.read(AskPublish)
+        ticket = os.urandom(8).hex()
+        self._tickets[ticket] = call
+        call.on_gone = lambda: self._peer.tell("publish.cancel", Cancel(ticket))
+        message = Publish(ticket, body.owner or DEFAULT_OWNER, body.name, body.upgrade)
+        try:
+            answer = await self._peer.ask(
+                "publish.publish", message, call.take_fds(1), reply=catalogue.Published, timeout=LONG
+            )
+        finally:
+            del self._tickets[ticket]
+        return answer.body, ()
+
+    def _progress(self, progress: Progress) -> None:
+        call = self._tickets.get(progress.ticket)
+        if call is not None:
+            call.note(progress.phase, progress.text, progress.ms)
+
+    async def releases(self, call: Call) -> Reply:
+        body: OfService = call.read(OfService)
+        answer = await self._peer.ask(
+            "catalogue.releases", catalogue.Releases(body.service), reply=catalogue.ReleaseList
+        )
+        return answer.body, ()
+
+    async def rollback(self, call: Call) -> Reply:
+        body: AskRollback = call.read(AskRollback)
+        message = catalogue.Rollback(body.service, body.release)
+        answer = await self._peer.ask("catalogue.rollback", message, reply=catalogue.Published, timeout=LONG)
+        return answer.body, ()
+
+    async def rm(self, call: Call) -> Reply:
+        body: OfService = call.read(OfService)
+        answer = await self._peer.ask("catalogue.remove", catalogue.Remove(body.service), reply=catalogue.Removed)
+        return answer.body, ()
+
+    # — what runs —
+
+    async def ps(self, call: Call) -> Reply:
+        body: AskPs = call.read(AskPs)
+        services = [msgspec.to_builtins(state) for state in await self._states(body.service)]
+        if body.service and not services:
+            raise Refused("not-found", f"there is no service {body.service!r}; those there are: fildes ps")
+        urls = {info.service: info.urls for info in await self._infos()}
+        pidfds: list[Fd] = []
+        try:
+            for service in services:
+                service["urls"] = urls.get(service["service"], [])
+                for running in service["instances"]:
+                    running["pid"] = _pidfd(running["pid"], pidfds)
+                service["zygote"] = _pidfd(service["zygote"], pidfds)
+            daemons = await self._daemons(pidfds) if body.all else []
+        except BaseException:
+            close_all(pidfds)
+            raise
+        return {"services": services, "daemons": daemons, "pidfds": len(pidfds)}, pidfds
+
+    async def _states(self, service: str) -> list[orchestrator.ServiceState]:
+        answer = await self._peer.ask("orchestrator.ps", orchestrator.Ps(service))
+        reply: orchestrator.PsReply = _unseal(answer.fds, orchestrator.PsReply)
+        return reply.services
+
+    async def _infos(self) -> list[catalogue.ServiceInfo]:
+        answer = await self._peer.ask("catalogue.services", catalogue.Services(), reply=catalogue.ServiceCount)
+        infos: list[catalogue.ServiceInfo] = _unseal(answer.fds, list[catalogue.ServiceInfo])
+        return infos
+
+    async def _daemons(self, pidfds: list[Fd]) -> list[dict[str, Any]]:
+        found = []
+        for status in await self._store.daemons():
+            number = -1
+            if status.pidfd is not None:
+                number = len(pidfds)
+                pidfds.append(status.pidfd)
+            found.append({"name": status.name, "state": status.state, "restarts": status.restarts, "pid": number})
+        return found
+
+    async def stop(self, call: Call) -> Reply:
+        body: OfService = call.read(OfService)
+        answer = await self._peer.ask(
+            "orchestrator.stop", orchestrator.Stop(body.service), reply=orchestrator.Stopped, timeout=60.0
+        )
+        return answer.body, ()
+
+    async def logs(self, call: Call) -> Reply:
+        body: log.Read = call.read(log.Read)
+        # The log driver knows names of files, not who exists: a misspelt name would be a silent wait.
+        await self._peer.ask("catalogue.releases", catalogue.Releases(body.service), reply=catalogue.ReleaseList)
+        answer = await self._peer.ask("log.read", body)
+        return {}, answer.fds
+
+    async def caps(self, call: Call) -> Reply:
+        """The live table of every process of a service, each descriptor with its reason."""
+        body: OfService = call.read(OfService)
+        states = await self._states(body.service)
+        if not states:
+            raise Refused("not-found", f"there is no service {body.service!r}; those there are: fildes ps")
+        (state,) = states
+        running = [(f"instance {instance.id}", instance.pid) for instance in state.instances]
+        if state.zygote is not None:
+            running.append(("zygote", state.zygote))
+        tables = await self._tables([pid for _, pid in running if pid > 0])
+        grants = list(getattr(state, "grants", []))
+        held: dict[str, str] = {}
+        for instance in state.instances:
+            held |= getattr(instance, "held", {})
+        pidfds: list[Fd] = []
+        processes = []
+        for name, pid in running:
+            table = tables.get(pid, drivers.FdTable(pid, [], "the process has ended"))
+            fds = [
+                {"fd": entry.fd, "target": entry.target, "kind": entry.kind, "why": why(entry, held, grants)}
+                for entry in table.fds
+            ]
+            processes.append({"name": name, "pid": _pidfd(pid, pidfds), "error": table.error, "fds": fds})
+        value = {
+            "service": state.service,
+            "state": state.state,
+            "runtime": state.runtime,
+            "grants": [msgspec.to_builtins(grant) for grant in grants],
+            "processes": processes,
+            "pidfds": len(pidfds),
+        }
+        return value, pidfds
+
+    async def _tables(self, pids: list[int]) -> dict[int, drivers.FdTable]:
+        if not pids:
+            return {}
+        answer = await self._peer.ask("inspect.fds", drivers.Inspect(pids), reply=drivers.Inspected)
+        with answer.fds[0] as sealed:
+            return {table.pid: table for table in drivers.read_tables(memfd.read_sealed(sealed.fileno()))}
+
+    # — secrets, policies, refusals —
+
+    async def secret_set(self, call: Call) -> Reply:
+        body: AskSecret = call.read(AskSecret)
+        owner = body.owner or await self._owner(body.service)
+        message = catalogue.SecretSet(body.service, body.name, owner)
+        await self._peer.ask("catalogue.secret_set", message, call.take_fds(1), reply=catalogue.Done)
+        return {}, ()
+
+    async def secret_list(self, call: Call) -> Reply:
+        body: AskSecret = call.read(AskSecret)
+        owner = body.owner or await self._owner(body.service)
+        answer = await self._peer.ask(
+            "catalogue.secret_list", catalogue.SecretList(body.service, owner), reply=catalogue.SecretNames
+        )
+        return answer.body, ()
+
+    async def secret_rm(self, call: Call) -> Reply:
+        body: AskSecret = call.read(AskSecret)
+        owner = body.owner or await self._owner(body.service)
+        message = catalogue.SecretRemove(body.service, body.name, owner)
+        await self._peer.ask("catalogue.secret_rm", message, reply=catalogue.Done)
+        return {}, ()
+
+    async def _owner(self, service: str) -> str:
+        """Whose the service is; of one that is not there yet, whose it would be if it were published now."""
+        owners = [info.owner for info in await self._infos() if info.service == service]
+        return owners[0] if owners else DEFAULT_OWNER
+
+    async def policy(self, call: Call) -> Reply:
+        body: AskPolicy = call.read(AskPolicy)
+        owner = body.owner or DEFAULT_OWNER
+        answer = await self._peer.ask("catalogue.policy_get", catalogue.PolicyGet(owner), reply=catalogue.Policy)
+        if not body.change:
+            return answer.body, ()
+        try:
+            policy = msgspec.convert(msgspec.to_builtins(answer.body) | body.change, catalogue.Policy)
+        except msgspec.ValidationError as error:
+            known = ", ".join(catalogue.Policy.__struct_fields__)
+            raise Refused("malformed", f"this is no policy: {error}; it has: {known}") from error
+        await self._peer.ask("catalogue.policy_set", catalogue.PolicySet(owner, policy), reply=catalogue.Done)
+        return policy, ()
+
+    async def explain(self, call: Call) -> Reply:
+        body: AskExplain = call.read(AskExplain)
+        answer = await self._peer.ask("bus.denials", bus.AskDenials(body.service), reply=bus.Denials)
+        return answer.body, ()
+
+    async def plan(self, call: Call) -> Reply:
+        body: OfService = call.read(OfService)
+        answer = await self._peer.ask(
+            "orchestrator.plan", orchestrator.Plan(body.service), reply=orchestrator.PlanReply
+        )
+        return answer.body, ()
+
+
+def _pidfd(pid: int | None, pidfds: list[Fd]) -> int | None:
+    """The place among `pidfds` of a new pidfd for `pid`; −1 if it has ended, or there are too many."""
+    if pid is None:
+        return None
+    if pid <= 0 or len(pidfds) >= MAX_PIDFDS:
+        return -1
+    try:
+        pidfds.append(process.pidfd_open(pid))
+    except OSError:
+        return -1
+    return len(pidfds) - 1
+
+
+def _unseal(fds: list[Fd], kind: Any) -> Any:
+    try:
+        return msgspec.msgpack.decode(memfd.read_sealed(fds[0].fileno()), type=kind)
+    except (IndexError, ValueError) as error:
+        raise Refused("internal", f"an answer of another daemon could not be read: {error}") from error
+    finally:
+        close_all(fds)
