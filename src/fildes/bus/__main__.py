@@ -42,6 +42,7 @@ class Bus:
         self.tenants = Tenants(self.peer, self.store, self.introducer, self.epoch, limits)
         self.tenants.restore(deposits)
         self._subscribing = False
+        self._heard = -1  # number of the newest change that was announced
         self.peer.on("bus.channel", wire.Channel, self._channel)
         self.peer.on("bus.close", wire.Close, self._close)
         self.peer.on("bus.denials", wire.AskDenials, self._denials)
@@ -68,7 +69,7 @@ class Bus:
         self._subscribing = True
         try:
             while not await self._snapshot():
-                await self.loop.sleep(_AGAIN)
+                pass
         finally:
             self._subscribing = False
         self.tenants.start()
@@ -78,22 +79,31 @@ class Bus:
             answer = await self.peer.ask("catalogue.subscribe", Subscribe(), reply=Snapshot, timeout=10)
         except Refused as refused:
             self.loop.on_error(ValueError(f"no rights from the catalogue yet, asking again: {refused.text}"))
+            await self.loop.sleep(_AGAIN)
             return False
         try:
             rights = _rights.decode(memfd.read_sealed(answer.fds[0].fileno()))
         except (IndexError, ValueError, msgspec.MsgspecError) as error:
             self.loop.on_error(ValueError(f"the catalogue's snapshot can't be read: {error}"))
+            await self.loop.sleep(_AGAIN)
             return False
         finally:
             close_all(answer.fds)
         for release in self.tenants.table.replace(answer.body.number, rights):
             self.introducer.forget(release)
-        return True
+        self.tenants.keep_rights()
+        # A change that was sent behind the snapshot may have been handled before it: answers take a turn of the loop.
+        return self._heard <= answer.body.number
 
     def _delta(self, asked: Asked[RightsDelta]) -> None:
+        self._heard = max(self._heard, asked.body.number)
+        if self._subscribing:
+            return
         for release in asked.body.gone:
             self.introducer.forget(release)
-        if not self.tenants.table.apply(asked.body):
+        if self.tenants.table.apply(asked.body):
+            self.tenants.keep_rights()
+        else:
             self.loop.spawn(self._subscribe())
 
     # — what others ask of the bus —

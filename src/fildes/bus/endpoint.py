@@ -157,9 +157,11 @@ class Endpoint:
             self.close()
             self._on_gone()
 
-    def hang_up(self) -> None:
-        """Close it from this side, and have `on_gone` called."""
-        self._lost()
+    def end(self) -> None:
+        """Close it for good: init's duplicate does not keep it alive. Idempotent."""
+        if not self._gone:
+            sockets.end(self._fd.fileno())
+            self.close()
 
     def close(self) -> None:
         """Idempotent; what is queued is closed with it."""

@@ -44,7 +44,7 @@ class Tenant:
     ) -> None:
         self.loop, self.identity = loop, identity
         self.told_at = -1e9  # when its log last heard of a refusal
-        self._on_request = on_request
+        self._on_request, self._on_gone = on_request, on_gone
         self._limits = limits
         self._bucket = Bucket(limits.rate, limits.burst, loop.time())
         self._working: set[int] = set()
@@ -78,7 +78,12 @@ class Tenant:
     def fail(self, number: int, code: str, text: str, grant: str | None = None) -> None:
         self._finish(number, message.encode(Failure(number, code, text[:4096], grant)), ())
 
+    def end(self) -> None:
+        """Hang up on the instance."""
+        self._endpoint.end()
+
     def close(self) -> None:
+        """Let go of the channel: another bus will take it up."""
         self._endpoint.close()
 
     def _finish(self, number: int, data: bytes, fds: Sequence[Fd]) -> None:
@@ -128,4 +133,5 @@ class Tenant:
         if self._strikes < STRIKES:
             self.fail(0, code, text)
         else:
-            self._endpoint.hang_up()
+            self._endpoint.end()
+            self._on_gone(self)

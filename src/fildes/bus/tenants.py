@@ -72,7 +72,10 @@ class Tenants:
     def make(self, asked: wire.Channel) -> Fd:
         """A new channel; the returned end is the instance's."""
         identity = Identity(asked.release, str(asked.instance), asked.service)
-        self._keep_rights(asked)
+        if asked.grants is None:
+            self._keep(asked.release, self.table.of_release(asked.release))
+        else:
+            self._keep(asked.release, Rights(asked.release, asked.service, "", asked.grants, []))
         ours, theirs = seqpacket_pair()
         try:
             sockets.refuse_rights(ours.fileno())
@@ -118,7 +121,7 @@ class Tenants:
     def end(self, release: str) -> None:
         """Close every channel of `release`."""
         for key in list(self._of_release.get(release, ())):
-            self._by_key[key].close()
+            self._by_key[key].end()
             self._drop(key)
 
     def close(self) -> None:
@@ -152,17 +155,17 @@ class Tenants:
             del self._of_release[release]
             self._forget_rights(release)
 
-    def _keep_rights(self, asked: wire.Channel) -> None:
-        """They are needed after the catalogue has gone over to another release, as long as instances drain."""
-        if asked.release in self._rights:
-            return
-        rights = self.table.of_release(asked.release)
-        if asked.grants is not None:
-            rights = Rights(asked.release, asked.service, "", asked.grants, [])
-        if rights is not None:
-            self._rights[asked.release] = rights
+    def keep_rights(self) -> None:
+        """The table has changed. Those of releases that have channels are needed after the catalogue has gone over to
+        another release, as long as instances drain."""
+        for release in self._of_release:
+            self._keep(release, self.table.of_release(release))
+
+    def _keep(self, release: str, rights: Rights | None) -> None:
+        if rights is not None and release not in self._rights:
+            self._rights[release] = rights
             with memfd.sealed("rights", _encoder.encode(rights)) as kept:
-                self._store.deposit(f"rights.{asked.release}", b"", [kept])
+                self._store.deposit(f"rights.{release}", b"", [kept])
 
     def _forget_rights(self, release: str) -> None:
         if self._rights.pop(release, None) is not None:
@@ -171,9 +174,11 @@ class Tenants:
     # — requests —
 
     def _on_request(self, tenant: Tenant, number: int, verb: str, body: msgspec.Raw) -> None:
+        asked = verb
         try:
             if verb == "open":
-                self._open(tenant, number, msgspec.msgpack.decode(body, type=OpenName).name)
+                asked = msgspec.msgpack.decode(body, type=OpenName).name
+                self._open(tenant, number, asked)
             elif verb == "inspect":
                 msgspec.msgpack.decode(body, type=Empty)
                 rights = self._rights_of(tenant)
@@ -185,7 +190,7 @@ class Tenants:
         except msgspec.MsgspecError as error:
             tenant.fail(number, "malformed", f"{verb}: {error}")
         except Refused as refused:
-            self._deny(tenant, number, verb, refused)
+            self._deny(tenant, number, asked, refused)
 
     def _open(self, tenant: Tenant, number: int, name: str) -> None:
         if not tenant.may_take_fds():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import socket
@@ -39,6 +40,12 @@ def limit_queue(sock: int, size: int) -> None:
     """What was sent into `sock` and not received takes at most about twice `size` bytes, overhead included."""
     with _Borrowed(sock) as borrowed:
         borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
+
+def end(sock: int) -> None:
+    """End the connection for both sides, whoever else holds a descriptor of it (shutdown(2))."""
+    with _Borrowed(sock) as borrowed, contextlib.suppress(OSError):  # ENOTCONN: it has ended before
+        borrowed.shutdown(socket.SHUT_RDWR)
 
 
 def unread(sock: int) -> int:

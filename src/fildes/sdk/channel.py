@@ -47,6 +47,9 @@ class Channel:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def close(self) -> None:
+        self._socket.close()
+
     # — for callers that may block —
 
     def ask(self, verb: str, body: dict[str, Any]) -> Opened:

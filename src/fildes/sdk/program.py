@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -106,8 +107,11 @@ class Program:
 _program: Program | None = None
 
 
-def bind(kit: Kit, clock_ns: Callable[[], int] | None = None) -> Program:
-    """Called by the runtime in each instance, once, before any code of the program runs in it."""
+def bind(kit: Kit, clock_ns: Callable[[], int] = time.time_ns) -> Program:
+    """Called by the runtime in each instance, once, before any code of the program runs in it.
+
+    `clock_ns`: the one reader of the clock grant's timer. In an instance the trap is that, and answers time.time_ns.
+    """
     global _program
     _program = Program(kit, clock_ns)
     return _program
