@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from fildes.kernel.process import (
     CAP_DAC_OVERRIDE,
     CAP_KILL,
+    CAP_NET_ADMIN,
     CAP_SETGID,
     CAP_SETPCAP,
     CAP_SETUID,
@@ -92,7 +93,15 @@ DAEMONS: Final = (
     ),
     Daemon("static", "fildes.static.__main__", 8),
     Daemon("web", "fildes.web.__main__", 9, sockets="http", deposits=16384, deposited_fds=32768),
-    Daemon("publish", "fildes.publish.__main__", 10, directory=("scratch", "publish")),
+    Daemon(
+        "publish",
+        "fildes.publish.__main__",
+        10,
+        directory=("scratch", "publish"),
+        # For making the cell, in which uv runs under a uid of its own (this one + 2). It is the first thing that the
+        # process does; then it gives them up, before it reads anything of anybody's.
+        keep=frozenset({CAP_SETGID, CAP_SETPCAP, CAP_SETUID, CAP_SYS_ADMIN, CAP_NET_ADMIN}),
+    ),
     Daemon("debug", "fildes.debug.__main__", 11, sockets="control", lists_daemons=True),
 )
 
