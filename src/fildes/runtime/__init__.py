@@ -1,0 +1,1 @@
+"""What runs inside an instance, on the tenant's side: it is handed descriptors and trusts nothing else."""

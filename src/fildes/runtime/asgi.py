@@ -1,0 +1,118 @@
+"""The ASGI runtime: `load` in the zygote, `serve` in each instance that is forked from it.
+
+    load(settings) -> Program        imports the program, makes its one event loop; nothing is running afterwards
+    serve(program, kit, lock) -> int renews the loop's descriptors, locks, starts the program up, answers until the end
+
+`serve` calls `lock` when the loop runs, before any of the program's code: the loop stats its wake-up descriptor when
+it begins to run, and from `lock` on only calls on descriptors are allowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from fildes.runtime import websocket
+from fildes.runtime.kit import Kit
+from fildes.runtime.lifespan import Lifespan, StartupFailed
+from fildes.runtime.loop import Serving
+from fildes.runtime.program import find
+from fildes.runtime.renew import Holdings, open_numbers
+
+# What programs and the loop import in their first request otherwise, when there are no files any more.
+_LATER = ("encodings.idna", "mimetypes", "traceback", "linecache", "concurrent.futures.thread")
+
+EX_STARTUP = 3  # the program's startup failed
+SHUTDOWN = 10.0  # s for the program's shutdown
+
+
+class Program:
+    """A loaded program, ready to be forked."""
+
+    def __init__(self, serving: Serving, holdings: Holdings) -> None:
+        self.serving = serving
+        self.holdings = holdings
+        self.pid = os.getpid()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self.serving.loop
+
+    def renew(self) -> None:
+        """After a fork: descriptors of the loop's own. Nothing to do where they are its own already."""
+        if os.getpid() != self.pid:
+            self.pid = os.getpid()
+            self.holdings.renew()
+
+
+def load(settings: dict[str, Any]) -> Program:
+    """Import the program and everything that it may need later. Raises CannotLoad, or what its own import raises."""
+    before = open_numbers()
+    loop = _new_loop()
+    asyncio.set_event_loop(loop)
+    websocket.bring()
+    for name in _LATER:
+        importlib.import_module(name)
+    importlib.import_module("mimetypes").init()
+    own = open_numbers() - before
+    program = find(settings["entry"], settings.get("paths") or ())
+    for prefix in ("anyio", "sniffio"):
+        if prefix in sys.modules:
+            with contextlib.suppress(ImportError):
+                importlib.import_module("anyio._backends._asyncio" if prefix == "anyio" else prefix)
+    now = open_numbers()
+    serving = Serving(loop, program, settings)
+    # What the program itself opened while it was imported is the program's.
+    holdings = Holdings.since(before | (now - own))
+    gc.collect()
+    gc.freeze()
+    loaded = Program(serving, holdings)
+    # First of all in a forked child, before a number of the loop's is taken by something else.
+    os.register_at_fork(after_in_child=loaded.renew)
+    return loaded
+
+
+def serve(program: Program, kit: Kit, lock: Callable[[], object]) -> int:
+    """Answer what comes in over `kit.conveyor` until the instance is told to end, or idle. The exit status."""
+    program.renew()
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client that hangs up is an error of write(2), not our end
+    entropy = kit.of_kind("random")
+    if entropy and "random" in sys.modules:
+        sys.modules["random"].seed(os.read(entropy[0], 32))
+    return program.loop.run_until_complete(_serve(program.serving, kit, lock))
+
+
+async def _serve(serving: Serving, kit: Kit, lock: Callable[[], object]) -> int:
+    lock()
+    lifespan = Lifespan(serving.loop, serving.program, serving.state)
+    try:
+        await lifespan.startup()
+    except StartupFailed as failed:
+        print(f"fildes: {kit.settings.get('service', 'the program')} can't start: {failed}", file=sys.stderr)
+        return EX_STARTUP
+    serving.ending.spared = {asyncio.current_task(), lifespan.task}
+    await serving.begin(kit.conveyor, kit.handle)
+    if serving.ending.why == "idle":
+        with contextlib.suppress(OSError):
+            os.write(kit.handle, b"I")
+    try:
+        await asyncio.wait_for(lifespan.shutdown(), SHUTDOWN)
+    except TimeoutError:
+        print(f"fildes: the program's shutdown took more than {SHUTDOWN:.0f} s", file=sys.stderr)
+    return 0
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

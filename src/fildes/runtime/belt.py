@@ -1,0 +1,139 @@
+"""An instance's end of its release's conveyor: connections come in, and what became of them goes out."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import sys
+from collections import deque
+from select import EPOLLEXCLUSIVE, EPOLLIN
+from typing import TYPE_CHECKING
+
+from fildes.runtime.connection import Connection
+from fildes.wire import conveyor
+
+if TYPE_CHECKING:
+    from fildes.runtime.loop import Serving
+
+MESSAGES = 4  # taken in one go, before the requests in them get their turn
+RETRY = 0.005  # s until the door is told again, when its queue was full
+
+_RECEIVE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+_SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_CONTROL = socket.CMSG_SPACE(4 * conveyor.MAX_CONNECTIONS)
+
+
+class Belt:
+    def __init__(self, serving: Serving) -> None:
+        self.serving = serving
+        self.room = bytearray(conveyor.MAX_DATAGRAM)  # made in the zygote, and shared until it is written to
+        self.view = memoryview(self.room)
+        self.done: list[int] = []  # serials whose first byte is being written
+        self._taken: list[int] = []  # serials that the door couldn't be told of yet
+        self._returning: deque[tuple[Connection, bytes]] = deque()
+        self._taking = False
+        self._retrying = False
+        self._socket: socket.socket | None = None
+
+    def open(self, number: int) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, number)
+
+    def take(self, wanted: bool) -> None:
+        """Whether to receive. What is not received stays in the kernel's queue, for other instances too."""
+        if self._socket is None or wanted == self._taking:
+            return
+        self._taking = wanted
+        if wanted:
+            # All instances wait on this one description: one of them should wake up.
+            self.serving.epoll.register(self._socket, EPOLLIN | EPOLLEXCLUSIVE)
+        else:
+            self.serving.epoll.unregister(self._socket)
+
+    def receive(self) -> None:
+        serving = self.serving
+        for _ in range(MESSAGES):
+            if not self._taking:
+                return
+            if serving.is_full():
+                self.take(False)
+                return
+            try:
+                size, control, flags, _ = self._socket.recvmsg_into((self.room,), _CONTROL, _RECEIVE)  # type: ignore[union-attr]
+            except BlockingIOError:
+                return
+            fds = array.array("i")
+            for level, kind, data in control:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    fds.frombytes(data[: len(data) & ~3])
+            if not size and not fds:
+                serving.ending.drain("nobody is left who could send connections")
+                return
+            try:
+                if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+                    raise ValueError("a conveyor message that did not fit")
+                arrived = conveyor.decode_inward(self.view[:size], len(fds))
+            except ValueError as error:
+                for fd in fds:
+                    os.close(fd)
+                print(f"fildes: dropped {error}", file=sys.stderr)
+                continue
+            if isinstance(arrived, conveyor.Introduction):
+                os.set_blocking(fds[0], False)
+                connection = Connection(serving, fds[0], -1, 0, (f"service:{arrived.caller}", 0))
+                serving.arrived(connection, b"")
+            else:
+                self._tell_taken([connection.serial for connection in arrived])
+                for fd, (serial, marks, peer, head) in zip(fds, arrived, strict=True):
+                    address, _, port = peer.decode("ascii", "replace").rpartition(" ")
+                    client = (address, int(port) if port.isdecimal() else 0)
+                    serving.arrived(Connection(serving, fd, serial, marks, client), head)
+
+    def _tell_taken(self, serials: list[int]) -> None:
+        self._taken += serials
+        if not self._retrying:
+            self.flush()
+
+    def flush(self) -> None:
+        """Tell the door what is to be told; try again a little later while its queue is full."""
+        if self._socket is None:
+            return
+        self._retrying = False
+        try:
+            if self._taken:
+                self._socket.send(conveyor.encode_taken(self._taken), _SEND)
+                self._taken = []
+            if self.done:
+                self._socket.send(conveyor.encode_done(self.done), _SEND)
+                self.done = []
+            while self._returning:
+                self._return(*self._returning[0])
+                self._returning.popleft()
+        except BlockingIOError:
+            self._retrying = True
+            self.serving.loop.call_later(RETRY, self.flush)
+        except OSError:  # nobody reads them: a door that comes back starts with new serials
+            self._taken, self.done = [], []
+
+    def hand_back(self, connection: Connection, data: bytes) -> None:
+        """Give the connection back to the door, with what was read of its next request."""
+        self._returning.append((connection, data))
+        if not self._retrying:
+            self.flush()
+
+    def _return(self, connection: Connection, data: bytes) -> None:
+        if connection.fd < 0:
+            return
+        try:
+            self._socket.sendmsg(  # type: ignore[union-attr]
+                (conveyor.encode_back(connection.serial, data),),
+                ((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", (connection.fd,))),),
+                _SEND,
+            )
+        except BlockingIOError:
+            raise
+        except OSError:
+            self.serving.misdirected(connection)
+        else:
+            connection.told = True  # the door has it
+            self.serving.close(connection)

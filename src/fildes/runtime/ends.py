@@ -1,0 +1,112 @@
+"""Who owns a connection while no request runs on it, but it isn't idle either."""
+
+from __future__ import annotations
+
+import socket
+from select import EPOLLIN
+from typing import TYPE_CHECKING
+
+from fildes.runtime.connection import Connection
+from fildes.wire.http import HEAD_LIMIT
+from fildes.wire.http_body import Chunked, Sized
+from fildes.wire.http_fields import Refused
+
+if TYPE_CHECKING:
+    from fildes.runtime.loop import Serving
+
+LINGER = 2.0  # s
+UNREAD = 262144  # bytes of an unread body that are dropped before the connection is given up
+
+
+class Waiting:
+    """A whole request has arrived, and waits for its turn."""
+
+    __slots__ = ("connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def on_readable(self) -> None:
+        self.connection.look_ahead(HEAD_LIMIT)
+
+    def on_gone(self) -> None: ...
+
+    def on_sweep(self, now: float) -> None: ...
+
+    def on_drain(self) -> None: ...
+
+
+class Discarding:
+    """The response is complete, and the program has not read all of the request's body: drop the rest of it."""
+
+    __slots__ = ("connection", "left", "reader", "serving")
+
+    def __init__(self, serving: Serving, connection: Connection, reader: Sized | Chunked) -> None:
+        self.serving = serving
+        self.connection = connection
+        self.reader = reader
+        self.left = UNREAD
+        connection.since = serving.time()
+        connection.watch(EPOLLIN)
+
+    def on_readable(self) -> None:
+        connection = self.connection
+        data, connection.buffer = connection.buffer or connection.read(), b""
+        if data is None:
+            return
+        self.left -= len(data)
+        try:
+            self.reader.feed(data)
+        except Refused:
+            self.left = -1
+        if not data or self.left < 0:
+            self.serving.linger(connection)
+        elif self.reader.done:
+            connection.buffer = self.reader.rest
+            self.serving.answered(connection, True, None)
+
+    def on_gone(self) -> None: ...
+
+    def on_sweep(self, now: float) -> None:
+        if now - self.connection.since > LINGER:
+            self.serving.close(self.connection)
+
+    def on_drain(self) -> None:
+        self.serving.linger(self.connection)
+
+
+class Lingering:
+    """The last response is written, and the client may still be sending.
+
+    Closing with unread bytes in the receive queue sends a reset, which can destroy the response on its way
+    (RFC 9112 9.6): say that we are done, and read until the client closes too.
+    """
+
+    __slots__ = ("connection", "left", "serving")
+
+    def __init__(self, serving: Serving, connection: Connection) -> None:
+        self.serving = serving
+        self.connection = connection
+        self.left = UNREAD
+        end = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, connection.fd)
+        try:
+            end.shutdown(socket.SHUT_WR)
+        finally:
+            end.detach()
+        connection.since = serving.time()
+        connection.watch(EPOLLIN)
+
+    def on_readable(self) -> None:
+        data = self.connection.read()
+        if data is not None:
+            self.left -= len(data)
+            if not data or self.left < 0:
+                self.serving.close(self.connection)
+
+    def on_gone(self) -> None: ...
+
+    def on_sweep(self, now: float) -> None:
+        if now - self.connection.since > LINGER:
+            self.serving.close(self.connection)
+
+    def on_drain(self) -> None: ...

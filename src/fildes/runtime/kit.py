@@ -1,0 +1,33 @@
+"""What an instance holds: its descriptors, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Kit:
+    """The descriptors of one instance. All numbers are owned by the instance for as long as it lives.
+
+    conveyor  SOCK_SEQPACKET: connections come in here (`wire.conveyor`); shared with the release's other instances
+    handle    SOCK_SEQPACKET to the orchestrator: out b"U" (up), b"I" (ends for idleness); in b"D" (drain)
+    channel   SOCK_SEQPACKET to the bus
+    packs     the release's pack, then the base pack
+    grants    descriptors by the grant's name: clock [timerfd, memfd], random [fd], secret [memfd], …
+    settings  what `load` was given too: service, release, entry, hosts, env, grants, concurrency, idle, paths
+    """
+
+    conveyor: int
+    handle: int
+    channel: int
+    packs: list[int] = field(default_factory=list)
+    grants: dict[str, list[int]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def of_kind(self, kind: str) -> list[int]:
+        """The descriptors of the first grant of this kind; none when there is no such grant, or it isn't open yet."""
+        for grant in self.settings.get("grants", ()):
+            if grant.get("kind") == kind and grant["name"] in self.grants:
+                return self.grants[grant["name"]]
+        return []
