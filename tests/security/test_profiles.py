@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import faulthandler
 import itertools
 import os
 import signal
@@ -54,9 +55,8 @@ HARMLESS = {
 }
 
 
-# From 6.14 on the kernel lets these two past every filter (seccomp_uprobe_exception), for its own trampolines. From
-# anywhere else they do nothing.
-UNFILTERED = {335, 336} if libc.MACHINE == "x86_64" else set()
+# From 6.14 on the kernel lets these two past every filter (seccomp_uprobe_exception), for its own trampolines.
+UNFILTERED = {NR[name] for name in ("uretprobe", "uprobe") if name in NR}
 
 
 class Probe(NamedTuple):
@@ -196,15 +196,26 @@ def test_every_line(name: str) -> None:
 def test_every_number_without_a_line_is_refused(name: str) -> None:
     stated = profile.load(name)
     named = {NR[call] for call in stated.calls if call in NR}
-    numbers = [number for number in range(1200) if number not in named]
+    numbers = [number for number in range(1200) if number not in named | UNFILTERED]
     outcomes = make(profile.compile(stated), [(number, (BAD,) * 6) for number in numbers], notified=False)
     last = max(NR.values())
     for number, outcome in zip(numbers, outcomes, strict=True):
         action = stated.default if number <= last else stated.beyond
-        if number in UNFILTERED:
-            assert outcome.value == -1
-        else:
-            assert outcome == Outcome(-1, action & 0xFFFF, False), number
+        assert outcome == Outcome(-1, action & 0xFFFF, False), number
+
+
+@pytest.mark.parametrize("number", sorted(UNFILTERED))
+def test_what_passes_every_filter_does_nothing(number: int) -> None:
+    """Outside of the kernel's own trampolines uretprobe is SIGILL and uprobe an error; before 6.14 both are refused."""
+
+    def call() -> Outcome:
+        faulthandler.disable()
+        return confined(profile.compile(profile.load("serve")), [(number, (BAD,) * 6)], -1)[0]
+
+    try:
+        assert forked.run(call).value == -1
+    except forked.Ended as ended:
+        assert ended.status == -signal.SIGILL
 
 
 @pytest.mark.skipif(libc.MACHINE != "x86_64", reason="x32 is an ABI of x86_64")
@@ -297,13 +308,14 @@ def test_no_second_listener_under_load() -> None:
     assert forked.run(tries) == [errno.EPERM] * 4
 
 
-ALLOWED_TOGETHER = [("load", "serve"), ("load-files", "serve-files")]
+NESTED = [("load", "serve"), ("load-files", "serve-files"), ("orchestrator", "load"), ("orchestrator", "load-files")]
 
 
-@pytest.mark.parametrize(("outer", "inner"), [pair for pair in ALLOWED_TOGETHER if pair[0] in profile.names()])
-def test_serve_allows_nothing_that_load_does_not(outer: str, inner: str) -> None:
-    """Else it would work while testing serve alone, and be refused, or ask the orchestrator, in an instance."""
+@pytest.mark.parametrize(("outer", "inner"), NESTED)
+def test_what_an_inner_filter_allows_the_outer_one_does(outer: str, inner: str) -> None:
+    """Else it would work while testing one alone, and be refused, or ask the orchestrator, when they add up."""
     below, above = profile.load(outer), profile.load(inner)
+    wanted = {seccomp.RET_ALLOW} | ({seccomp.RET_USER_NOTIF} if outer == "orchestrator" else set())
     for call in above.calls.values():
         lines = [c for c in (call, below.calls.get(call.name)) if c is not None]
         conditions = [condition for line in lines for clause in line.clauses for condition in clause.conditions]
@@ -313,7 +325,7 @@ def test_serve_allows_nothing_that_load_does_not(outer: str, inner: str) -> None
                 v & BAD for value in condition.values for v in (value, value + 1, value - 1)
             }
         for arguments in itertools.product(*candidates):
-            if above.decide(call.name, arguments) == seccomp.RET_ALLOW:
+            if above.decide(call.name, arguments) in wanted:
                 assert below.decide(call.name, arguments) == seccomp.RET_ALLOW, (call.name, arguments)
 
 
