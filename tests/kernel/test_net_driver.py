@@ -76,12 +76,15 @@ class Stage:
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    threads, before = threading.active_count(), set(os.listdir("/proc/self/fd"))
+    threads, before = threading.enumerate(), set(os.listdir("/proc/self/fd"))
     stage = Stage()
     yield stage
     stage.close()
     assert set(os.listdir("/proc/self/fd")) == before, "descriptors were left behind"
-    assert threading.active_count() == threads
+    for thread in threading.enumerate():
+        if thread not in threads:  # a look-up that has told its result may still be about to end
+            thread.join(5)
+            assert not thread.is_alive()
 
 
 def test_a_connected_stream_comes_back(stage: Stage) -> None:
