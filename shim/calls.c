@@ -152,7 +152,7 @@ word call_access(word dir_fd, const char *given, word wanted, word flags) {
     word failed = facts_at(dir_fd, given, flags, &facts);
     if (failed)
         return failed;
-    if ((wanted & 2) && (S_ISREG(facts.mode) || S_ISDIR(facts.mode)) && !(facts.mode & 0200 && facts.uid == own_uid))
+    if ((wanted & 2) && !facts.writable)
         return -EROFS;
     return (wanted & 1) && !S_ISDIR(facts.mode) && !(facts.mode & 0111) ? -EACCES : 0;
 }

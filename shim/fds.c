@@ -118,7 +118,8 @@ struct thing fd_thing(int fd) {
 enum { DEV_PACK = 0xf0, DEV_TMP = 0xf8, DEV_OTHER = 0xf9 };
 
 static void facts_clear(struct facts *out, uint32_t mode) {
-    *out = (struct facts){.dev = DEV_OTHER, .ino = 1, .mode = mode, .nlink = 1, .uid = own_uid, .gid = own_gid};
+    *out = (struct facts){.dev = DEV_OTHER, .ino = 1, .mode = mode, .nlink = 1, .uid = own_uid, .gid = own_gid,
+                           .writable = 1};
 }
 
 word facts_of(struct thing thing, struct facts *out) {
@@ -132,6 +133,7 @@ word facts_of(struct thing thing, struct facts *out) {
         out->mode = entry->mode;
         out->nlink = S_ISDIR(entry->mode) ? 2 : 1;
         out->uid = out->gid = 0;
+        out->writable = 0;
         out->size = entry->size;
         out->mtime = entry->mtime;
         return 0;
@@ -153,6 +155,7 @@ word facts_of(struct thing thing, struct facts *out) {
         return 0;
     case SECRET:
         out->mode = S_IFREG | 0400;
+        out->writable = 0;
         out->ino = 100 + thing.index;
         out->size = fd_size(secrets[thing.index].fd);
         return 0;

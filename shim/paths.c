@@ -7,7 +7,7 @@ static size_t cwd_length = 4;
 /* rt_sigprocmask(2) with an impossible first argument reads its second one, and changes nothing. */
 int readable(const void *address, size_t length) {
     uintptr_t at = (uintptr_t)address & ~(uintptr_t)7, end = (uintptr_t)address + length;
-    if (end < at)
+    if (end < at || at < 4096) /* NULL it would not read */
         return 0;
     for (; at < end; at = (at | 4095) + 1)
         if (sys(SYS_rt_sigprocmask, -1, at, 0, 8) == -EFAULT)

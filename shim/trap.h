@@ -136,6 +136,7 @@ struct facts {
     uint64_t dev, ino, rdev;
     uint32_t mode, nlink, uid, gid;
     int64_t size, mtime;
+    int writable;
 };
 
 int new_memfd(void); /* or -errno */

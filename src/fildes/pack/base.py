@@ -35,6 +35,7 @@ _SKIPPED: Final = frozenset(
 )
 _ZONES: Final = "/usr/share/zoneinfo"
 _ZONES_SKIPPED: Final = frozenset({"posix", "right", "localtime", "posixrules", "Etc/localtime"})
+_CERTIFICATES: Final = "/etc/ssl/certs/ca-certificates.crt"  # where Debian keeps them, and programs look
 _SMALL: Final = {
     "/etc/hosts": b"127.0.0.1 localhost\n::1 localhost\n",
     "/etc/passwd": b"fildes:x:0:0::/tmp:/nonexistent\n",
@@ -91,7 +92,7 @@ def _about_this_one() -> dict[str, Any]:
         "magic": importlib.util.MAGIC_NUMBER.hex(),
         "cache_tag": sys.implementation.cache_tag,
         "version": sys.version,
-        "certificates": [path for path in (verify.openssl_cafile, verify.cafile, openssl) if path],
+        "certificates": [verify.openssl_cafile, openssl],
     }
 
 
@@ -156,7 +157,7 @@ def members(about: Interpreter) -> Iterator[Source]:
     if os.path.isdir(_ZONES):
         yield from collect(_ZONES, _ZONES, keep=_kept(_ZONES, _ZONES_SKIPPED))
     yield from (Source(path, data) for path, data in _SMALL.items())
-    for path in {"/etc/mime.types", *about.certificates}:
+    for path in sorted({"/etc/mime.types", _CERTIFICATES, *about.certificates}):
         if os.path.isfile(path):
             yield Source(path, Path(os.path.realpath(path)))
 

@@ -30,6 +30,11 @@ def prelude() -> None:
     import logging  # noqa: F401
     import socket  # noqa: F401
 
+    try:
+        import ssl  # noqa: F401
+    except ImportError:  # an interpreter that was built without
+        return
+
 
 def activate(kit: Kit, kinds: set[str]) -> None:
     if "clock" not in kinds:
@@ -147,8 +152,26 @@ def _refuse_random() -> None:
         os.getrandom = refuse
     random._urandom = refuse  # type: ignore[attr-defined]
     random.Random.seed = seed  # type: ignore[method-assign]
+    random.seed = random._inst.seed
+    if "ssl" in sys.modules:
+        _explain_tls(sys.modules["ssl"])
     # Names in /tmp need to be new, not secret: nobody else sees it.
     tempfile._Random = functools.partial(random.Random, 0)  # type: ignore[attr-defined]
+
+
+def _explain_tls(ssl: Any) -> None:
+    """OpenSSL without randomness says "malloc failure"."""
+    plain = ssl.SSLContext.__new__
+
+    @functools.wraps(plain)
+    def __new__(cls: type, *args: Any, **options: Any) -> Any:
+        try:
+            return plain(cls, *args, **options)
+        except ssl.SSLError as error:
+            error.strerror = f"{error}; {missing('random', 'TLS needs random numbers')}"
+            raise
+
+    ssl.SSLContext.__new__ = __new__
 
 
 # --- the network

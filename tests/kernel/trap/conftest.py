@@ -1,4 +1,4 @@
-"""Runs small programs as instances see the world: files from packs, the real serve filter, no vDSO, on every Python found."""
+"""Runs small programs as instances see the world: from packs, the serve filter on, no vDSO, on every Python found."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Instance:
     clock: int = 0
     random: bool = False
     profile: str = "serve"
-    prelude: list[str] = field(default_factory=list)
+    prelude: list[str] = field(default_factory=lambda: ["/app"])
     secrets: dict[str, str] = field(default_factory=dict)
     before: str = ""
 
@@ -103,10 +103,9 @@ def _start(command: list[str], no_vdso: bool, timeout: float) -> Ran:
         try:
             os.dup2(out, 1)
             os.dup2(err, 2)
-            os.environ["TMPDIR"] = "/tmp"
             if no_vdso:
                 traceme()
-            os.execv(command[0], command)
+            os.execve(command[0], command, {"TMPDIR": "/tmp", "LANG": "C.UTF-8"})
         finally:
             os._exit(127)
     try:
