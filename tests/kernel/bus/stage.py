@@ -48,6 +48,7 @@ class Daemon:
         self.deposits = Deposits(4096, 8192)
         self.ready = 0
         self.pid = 0
+        self.keep: frozenset[int] = frozenset()  # capabilities(7)
         stage.loop.watch(self.store_near.fileno(), EPOLLIN, lambda _: self._serve())
 
     def start(self) -> None:
@@ -62,7 +63,8 @@ class Daemon:
                 process.close_all_but({0, 1, 2, *given})
                 sys.stderr = os.fdopen(2, "w", closefd=False)  # pytest's own went with its descriptors
                 fds = {name: Fd(fd.take()) for name, fd in self.fds.items()}
-                status = run(self.module, Inheritance(self.name, channel, self.store_far, fds, self.settings))
+                given_all = Inheritance(self.name, channel, self.store_far, fds, self.settings, keep=self.keep)
+                status = run(self.module, given_all)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -138,13 +140,13 @@ class Stage:
 
     def until(self, condition: Callable[[], object], what: str) -> None:
         """Turn the loop until `condition()`; fails after PATIENCE."""
-        deadline = self.loop.call_later(PATIENCE, lambda: None)
         end = self.loop.time() + PATIENCE
         while not condition():
             if self.loop.time() >= end:
                 raise Gone(f"waited {PATIENCE} s for {what}; errors: {self.errors}")
+            look_again = self.loop.call_later(0.005, lambda: None)  # it may be about what no descriptor here tells
             self.loop.turn()
-        deadline.cancel()
+            look_again.cancel()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         task = self.loop.spawn(coroutine)
@@ -229,14 +231,12 @@ class Stage:
     def call(self, function: Callable[[], Any], meanwhile: Callable[[], object] = lambda: None) -> Any:
         """Run `function`, which blocks, in a thread, while this loop turns and `meanwhile` is called."""
         result: list[tuple[bool, Any]] = []
-        wake, woken = seqpacket_pair()
 
         def work() -> None:
             try:
                 result.append((True, function()))
             except BaseException as error:
                 result.append((False, error))
-            os.write(wake.fileno(), b"!")
 
         def done() -> bool:
             meanwhile()
@@ -244,13 +244,10 @@ class Stage:
 
         thread = threading.Thread(target=work)
         thread.start()
-        with wake, woken:
-            self.loop.watch(woken.fileno(), EPOLLIN, lambda _: None)
-            try:
-                self.until(done, "a program's call to return")
-            finally:
-                thread.join()
-                self.loop.unwatch(woken.fileno())
+        try:
+            self.until(done, "a program's call to return")
+        finally:
+            thread.join()
         good, value = result[0]
         if not good:
             raise value

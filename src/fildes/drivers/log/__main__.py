@@ -141,7 +141,8 @@ class Log:
 
     # — lines —
 
-    def _write(self, service: str, who: bytes, data: bytes) -> None:
+    def _write(self, service: str, who: bytes, data: bytes) -> int:
+        """Returns how many bytes were written, or would have been."""
         now = time.time()
         lines = stamped(data, stamp(now, who))
         lost = self._lost.get(service, 0)
@@ -155,11 +156,12 @@ class Log:
             if not lost:
                 self._loop.on_error(OSError(error.errno, f"the log of {service} can't be written: {error.strerror}"))
             self._lost[service] = lost + len(data)
-            return
+            return len(lines)
         self._lost.pop(service, None)
         for reader in self._readers.values():
             if reader.service == service:
                 reader.wake()
+        return len(lines)
 
     def _key(self, kind: str) -> str:
         self._last += 1

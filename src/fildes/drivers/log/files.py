@@ -45,6 +45,14 @@ class Files:
 
     def append(self, service: str, data: bytes) -> None:
         """Write whole lines. What did not fit on the disk is cut off again."""
+        while len(data) > self._size:
+            cut = data.rfind(b"\n", 0, self._size) + 1 or data.find(b"\n") + 1 or len(data)
+            self._append(service, data[:cut])
+            data = data[cut:]
+        if data:
+            self._append(service, data)
+
+    def _append(self, service: str, data: bytes) -> None:
         fd, size = self._writer(service, len(data))
         try:
             view = memoryview(data)

@@ -90,7 +90,7 @@ class Reader:
             following = self._files.after(self.service, self._place.segment)
             if following is None:
                 return b""
-            if following > self._place.segment + 1 and self._place.segment:
+            if following > self._place.segment + 1:
                 self._note = _GAP
             self._place = Place(following, 0)
         return self._note

@@ -42,7 +42,8 @@ class Copier:
 
 
 class Source:
-    """Owns `fd`, the read end. `on_lines(data)` writes; `on_end()` comes once, when the last writer has closed."""
+    """Owns `fd`, the read end. `on_lines(data)` writes, and returns what that cost in bytes; `on_end()` comes once,
+    when the last writer has closed."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class Source:
         fd: Fd,
         copier: Copier,
         *,
-        on_lines: Callable[[bytes], object],
+        on_lines: Callable[[bytes], int],
         on_end: Callable[[], object],
     ) -> None:
         self._loop, self._fd, self._copier = loop, fd, copier
@@ -90,9 +91,8 @@ class Source:
             return
         size = complete(data, ended=self._ended)
         if size:
-            self._on_lines(data[:size])
+            self._left -= self._on_lines(data[:size])
             self._consume(size)
-            self._left -= size
             self._again = True
             self._loop.call_soon(self._pump)
         elif not data:
