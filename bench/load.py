@@ -56,22 +56,21 @@ def family(pid: int) -> list[int]:
 
 def wrk(  # noqa: PLR0913
     url: str,
-    server: int,
-    *,
+    *servers: int,
     host: str | None = None,
     close: bool = False,
     connections: int = 64,
     seconds: float = 3,
 ) -> Load:
-    """Two threads of load for `seconds`; `server` is the pid whose family is charged."""
+    """Two threads of load for `seconds`; `servers` are the pids whose families are charged."""
     command = ["wrk", "-t2", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
     if host:
         command += ["-H", f"Host: {host}"]
     if close:
         command += ["-H", "Connection: close"]
-    before = cpu_of(family(server))
+    before = sum(cpu_of(family(server)) for server in servers)
     text = subprocess.run([*command, url], capture_output=True, text=True, check=True, timeout=seconds + 30).stdout
-    after = cpu_of(family(server))
+    after = sum(cpu_of(family(server)) for server in servers)
     found = re.search(r"(\d+) requests in", text)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
     if not found or not rate:

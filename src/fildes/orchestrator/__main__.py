@@ -28,6 +28,7 @@ def main(inheritance: Inheritance) -> None:
     store = Store(loop, inheritance.store)
     resources = Resources(loop, peer, inheritance.settings, inheritance.fds["trees"])
     daemon = Orchestrator(loop, peer, store, resources)
+    store.on_exit(resources.exits.note)
     peer.on("orchestrator.warm", orchestrator.Warm, daemon.warm)
     peer.on("orchestrator.conveyor", orchestrator.GetConveyor, daemon.conveyor)
     peer.on("orchestrator.stop", orchestrator.Stop, daemon.stop)

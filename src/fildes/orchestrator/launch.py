@@ -13,6 +13,7 @@ that the orchestrator answers.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import resource
@@ -67,10 +68,11 @@ def _in_child(control: int, work: object, order: Order) -> NoReturn:
             "error": f"its confinement could not be made: {error}",
             "detail": traceback.format_exc(),
         }
-        try:
-            send_with_fds(control, wire.encode(message))
-        finally:
-            os._exit(71)  # EX_OSERR
+        for number in (CONTROL, control):  # where it is depends on how far B came
+            with contextlib.suppress(OSError):
+                send_with_fds(number, wire.encode(message))
+                break
+        os._exit(71)  # EX_OSERR
     os._exit(0)
 
 
@@ -104,6 +106,7 @@ def _become_zygote(control: int, order: Order) -> None:
     vdso.traceme()
     os.setsid()
     socket.sethostname("fildes")
+    os.umask(0o022)  # the view is read by another uid than makes it
     _enter_view(order)
     _arrange_descriptors(control, order.log)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

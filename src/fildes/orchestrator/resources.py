@@ -10,8 +10,8 @@ from fildes.kernel import cgroups
 from fildes.kernel.cgroups import Cgroup
 from fildes.kernel.fds import Fd
 from fildes.kernel.loop import Loop
-from fildes.orchestrator import children, trees
-from fildes.orchestrator.children import ChildFailed, in_child
+from fildes.orchestrator import trees
+from fildes.orchestrator.children import ChildFailed, Exits, in_child
 from fildes.pack import base
 from fildes.sandbox import profile
 from fildes.wire import catalogue
@@ -30,7 +30,8 @@ class Resources:
         self._loop, self._peer = loop, peer
         self.root: bool = settings["root"]
         self._trees = os.readlink(f"/proc/self/fd/{trees_dir.fileno()}")
-        self.mountpoint = self._trees
+        self.mountpoint = os.path.join(self._trees, "view")
+        os.makedirs(self.mountpoint, 0o755, exist_ok=True)
         self._filters = {
             name: profile.compile(profile.load(name)) for name in ("load", "serve", "load-files", "serve-files")
         }
@@ -38,6 +39,7 @@ class Resources:
         name = settings.get("cgroup")
         self._cgroups = hierarchy.open(name) if hierarchy is not None and name else None
         self._base: Fd | None = None
+        self.exits = Exits(loop)
 
     # — files —
 
@@ -107,8 +109,3 @@ class Resources:
             cgroup.remove()
         except OSError:
             return  # fildes up removes what is left of the node's tree at its end
-
-    # — processes —
-
-    def reap(self, pid: int) -> None:
-        children.reap(self._loop, pid)

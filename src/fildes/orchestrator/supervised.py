@@ -156,7 +156,7 @@ class Supervised:
             )
             given = {"serve": fds[-1].fileno(), "null": null.fileno()}
             given |= dict(zip(("base", "release"), (pack.fileno() for pack in packs), strict=True))
-            zygote = await Zygote.load(self._loop, order, _settings(release), given, resources.reap)
+            zygote = await Zygote.load(self._loop, order, _settings(release), given, resources.exits)
         finally:
             close_all([*fds, null])
         try:
@@ -322,7 +322,7 @@ class Supervised:
         if self.instance is not None:
             self._status = self._status if self._status is not None else 9
             instance, self.instance = self.instance, None
-            reason = plan.exit_sentence(9, oom)
+            reason = plan.exit_sentence(self.zygote.status or 9, oom)
             self._peer.tell("web.died", web.Died(self.release.id, instance.name, reason, max(instance.pid, 0)))
             instance.close()
             self.note = f"its zygote ended, and its instance with it: {reason}"
@@ -406,7 +406,8 @@ class Supervised:
     def adopt_zygote(self, deposit: Deposit) -> None:
         pidfd, control, listener = deposit.fds
         cgroup = self._resources.cgroup_of(self.release)
-        zygote = Zygote.adopt(self._loop, control, pidfd, listener, cgroup, int(deposit.blob or b"1"))
+        threads = int(deposit.blob or b"1")
+        zygote = Zygote.adopt(self._loop, control, pidfd, listener, cgroup, threads, self._resources.exits)
         self._take_up(zygote)
         self.state = State.WARM
 

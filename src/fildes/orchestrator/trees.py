@@ -23,6 +23,8 @@ class BadPack(ValueError):
 def unpack(pack_fd: int, trees: str, name: str) -> str:
     """The path of the tree `name` below the directory `trees`, unpacked from the pack unless it is there.
 
+    Sets the umask: it is work for a child.
+
     Raises BadPack, and OSError (a full disk, say); nothing half-made is left either way.
     """
     final = os.path.join(trees, name)
@@ -30,6 +32,7 @@ def unpack(pack_fd: int, trees: str, name: str) -> str:
         return final
     partial = f"{final}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
+    os.umask(0o022)  # the service's uid reads it; STATE/trees itself keeps others out
     os.mkdir(partial, 0o755)
     try:
         with Pack(pack_fd) as pack:
@@ -50,6 +53,8 @@ def _write(pack: Pack, root: str) -> None:
     os.mkdir(os.path.join(root, "app"), 0o755)
     for entry in pack:
         parts = Path(entry.path).parts
+        if entry.path == "/":
+            continue
         if parts[0] != "/" or ".." in parts or len(parts) < 2 or parts[1] not in _ROOTS:
             raise BadPack(f"a pack of a release holds /app and /deps only, this one names {entry.path!r}")
         target = os.path.join(root, *parts[1:])

@@ -13,7 +13,8 @@ from fildes.kernel import mounts, namespaces, notify, process
 from fildes.kernel.cgroups import Cgroup
 from fildes.kernel.fds import Fd, Truncated, receive_with_fds, send_with_fds, set_blocking
 from fildes.kernel.loop import EPOLLIN, Loop, Promise
-from fildes.orchestrator.children import ChildFailed, in_child
+from fildes.orchestrator import plan
+from fildes.orchestrator.children import ChildFailed, Exits, in_child, reap
 from fildes.orchestrator.launch import Order, launch
 from fildes.orchestrator.warden import Warden
 from fildes.wire import zygote as wire
@@ -24,11 +25,13 @@ LOAD_LIMIT: Final = 60.0  # seconds that a program may take to load
 class Zygote:
     """Owns every descriptor of one zygote. `on_exited(message)` and `on_gone()` tell what happens to it later."""
 
-    def __init__(self, loop: Loop, control: Fd, cgroup: Cgroup | None) -> None:
+    def __init__(self, loop: Loop, control: Fd, cgroup: Cgroup | None, exits: Exits) -> None:
         self._loop = loop
+        self._exits = exits
         self._control = control
         self.cgroup = cgroup
         self.pid = -1
+        self.status: int | None = None  # how it ended, waitpid(2)
         self.threads = 1  # tasks that the program had when it said that it is loaded
         self.phases: dict[str, float] = {}
         self._pidfd: Fd | None = None
@@ -43,13 +46,13 @@ class Zygote:
 
     @classmethod
     async def load(
-        cls, loop: Loop, order: Order, settings: dict[str, Any], fds: dict[str, int], reap: Callable[[int], object]
+        cls, loop: Loop, order: Order, settings: dict[str, Any], fds: dict[str, int], exits: Exits
     ) -> Zygote:
         """Launch one and have it load its program. Raises Refused with the tenant's error; nothing is left then."""
         began = time.monotonic()
         helper, control = launch(order)
-        reap(helper)
-        zygote = cls(loop, control, order.cgroup)
+        reap(loop, helper)
+        zygote = cls(loop, control, order.cgroup, exits)
         timer = loop.call_later(
             LOAD_LIMIT, lambda: zygote._fail_all(f"it did not finish loading within {LOAD_LIMIT:g} s")
         )
@@ -73,9 +76,11 @@ class Zygote:
         return zygote
 
     @classmethod
-    def adopt(cls, loop: Loop, control: Fd, pidfd: Fd, listener: Fd, cgroup: Cgroup | None, threads: int) -> Zygote:
+    def adopt(
+        cls, loop: Loop, control: Fd, pidfd: Fd, listener: Fd, cgroup: Cgroup | None, threads: int, exits: Exits
+    ) -> Zygote:
         """One that lived through a restart of this daemon, behind the ratchet already."""
-        zygote = cls(loop, control, cgroup)
+        zygote = cls(loop, control, cgroup, exits)
         zygote.threads = threads
         zygote._hold(pidfd)
         zygote._warden = Warden(loop, listener, opened=False)
@@ -191,7 +196,13 @@ class Zygote:
     def _gone(self) -> None:
         if self._pidfd is not None and not self._pidfd.closed:
             self._loop.unwatch(self._pidfd.fileno())
-        self._fail_all("it ended while it loaded")
+        self._loop.spawn(self._tell_how())
+
+    async def _tell_how(self) -> None:
+        self.status = await self._exits.of(self.pid)
+        oom_kills = self.cgroup.oom_kills() if self.cgroup is not None else 0
+        how = plan.exit_sentence(self.status, oom_kills) if self.status is not None else "nobody knows how"
+        self._fail_all(f"it ended while it loaded: {how}; what it printed shows: fildes logs")
         self.on_gone()
 
     def _send(self, message: dict[str, Any], fds: list[int]) -> None:

@@ -97,6 +97,8 @@ async def _serve(serving: Serving, kit: Kit, lock: Callable[[], object]) -> int:
     except StartupFailed as failed:
         print(f"fildes: {kit.settings.get('service', 'the program')} can't start: {failed}", file=sys.stderr)
         return EX_STARTUP
+    with contextlib.suppress(OSError):
+        os.write(kit.handle, b"R")  # a publish waits for this word
     serving.ending.spared = {asyncio.current_task(), lifespan.task}
     await serving.begin(kit.conveyor, kit.handle)
     if serving.ending.why == "idle":

@@ -11,7 +11,7 @@ class Kit:
     """The descriptors of one instance. All numbers are owned by the instance for as long as it lives.
 
     conveyor  SOCK_SEQPACKET: connections come in here (`wire.conveyor`); shared with the release's other instances
-    handle    SOCK_SEQPACKET to the orchestrator: out b"U" (up), b"I" (ends for idleness); in b"D" (drain)
+    handle    SOCK_SEQPACKET to the orchestrator: out b"U" (up), b"R" (ready), b"I" (ends for idleness); in b"D" (drain)
     channel   SOCK_SEQPACKET to the bus
     packs     the release's pack, then the base pack
     grants    descriptors by the grant's name: clock [timerfd, memfd], random [fd], secret [memfd], …

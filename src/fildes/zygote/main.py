@@ -146,9 +146,10 @@ class Zygote:
             )
             send_with_fds(kit.handle, b"U")
             trap.activate(kit)
+            seccomp.install(self.serve_filter)
             files.activate(kit)
             sdk._bind(kit)
-            status = self.runtime.serve(self.program, kit, lambda: seccomp.install(self.serve_filter))
+            status = self.runtime.serve(self.program, kit, lambda: None)
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
         except BaseException:
