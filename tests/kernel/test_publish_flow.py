@@ -271,6 +271,9 @@ def test_dependencies_by_way_of_the_net_driver(online: Stage) -> None:
 
     online.publish(WITH_WHEEL | {"more.txt": ""})
     assert [step.phase for step in online.progress] == ["unpack", "manifest", "resolve", "install", "pack"]
+    assert "installed before" in online.progress[3].text
+    again = online.pack()
+    assert {path: data for path, data in again.items() if path in files} == files
 
     online.publish(WITH_WHEEL, upgrade=True)
     assert "locked before" not in online.progress[2].text

@@ -7,6 +7,7 @@ it reads a byte of anybody's.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import sys
@@ -31,6 +32,7 @@ RESOLVER_UID: int = 12  # offset from the node's first uid; init's table says pu
 def main(inheritance: Inheritance) -> None:
     os.umask(0o022)  # what lies in the scratch is for the cell to read; who may enter the scratch is another matter
     settings = inheritance.settings
+    load_ahead()
     scratch = Scratch(inheritance.fds["scratch"])
     control = start_cell(scratch.path(), settings)
     process.drop_capabilities()
@@ -42,10 +44,16 @@ def main(inheritance: Inheritance) -> None:
     publishing = Publishing(loop, peer, scratch, resolver, settings.get("index", {}))
     peer.on("publish.publish", Publish, publishing.publish)
     peer.on_event("publish.cancel", Cancel, publishing.cancel)
-    sysconfig.get_config_vars()  # reads a module that is out of reach later
     confine("publish")
     store.ready()
     loop.run()
+
+
+def load_ahead() -> None:
+    """What is otherwise imported when it is first needed, and then is out of reach."""
+    sysconfig.get_config_vars()
+    for codec in ("idna", "punycode"):  # hosts in manifests
+        codecs.lookup(codec)
 
 
 def start_cell(scratch: str, settings: dict[str, Any]) -> Fd:

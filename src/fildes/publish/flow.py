@@ -162,12 +162,14 @@ class Publishing:
         return bundle, str(name)
 
     async def _pack(self, job: Job, body: Publish, taken: Upload, lock: str, tell: Tell) -> Fd:
+        site = ""
         if lock:
             began = self._loop.time()
-            await self._resolver.install(job.name, digest(body.owner), lock.encode())
-            tell("install", f"{lock.count('==')} packages", (self._loop.time() - began) * 1000)
+            site = digest(body.owner, lock, abi_of_this_node())
+            text = await self._resolver.install(job.name, digest(body.owner), site, lock.encode())
+            tell("install", f"{lock.count('==')} packages, {text}", (self._loop.time() - began) * 1000)
         began = self._loop.time()
-        text, pack = await self._resolver.pack(job.name, job.tree, byte_code=taken.manifest.runtime != "static")
+        text, pack = await self._resolver.pack(job.name, job.tree, site, byte_code=taken.manifest.runtime != "static")
         tell("pack", text, (self._loop.time() - began) * 1000)
         return pack
 

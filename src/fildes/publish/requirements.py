@@ -14,6 +14,7 @@ from typing import Final
 from fildes.publish.names import Rejected, shown
 
 MAX_BYTES: Final = 256 << 10
+_BOM: Final = b"\xef\xbb\xbf"
 
 _NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?"
 _EXTRAS: Final = rf"(?:\s*\[\s*(?:{_NAME}(?:\s*,\s*{_NAME})*)?\s*\])?"
@@ -52,14 +53,9 @@ def read(content: bytes, name: str) -> Requirements:
     """Check the bytes of the requirements file `name`. Raises Rejected with file and line."""
     if len(content) > MAX_BYTES:
         raise Rejected(f"{name}: {len(content)} bytes; at most {MAX_BYTES} are allowed")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        at = content.count(b"\n", 0, error.start) + 1
-        raise Rejected(f"{name}:{at}: not UTF-8; save the file as UTF-8") from error
     lines: list[str] = []
     locked = True
-    for number, line in _logical(text):
+    for number, line in _logical(_text(content, name)):
         match = _LINE.fullmatch(line)
         if match is None:
             raise Rejected(f"{name}:{number}: {_reason(line)}")
@@ -72,7 +68,7 @@ def read_lock(content: bytes, name: str) -> Requirements:
     """The same for a lock: every line must be pinned (==) and carry a sha256 hash."""
     lock = read(content, name)
     if lock.lines and not lock.locked:
-        for number, line in _logical(content.decode("utf-8-sig")):
+        for number, line in _logical(_text(content, name)):
             match = _LINE.fullmatch(line)
             if match is None or not match["hashes"] or _PINNED.fullmatch(match["versions"]) is None:
                 raise Rejected(
@@ -80,6 +76,14 @@ def read_lock(content: bytes, name: str) -> Requirements:
                     f"remove {name}, and it is made again"
                 )
     return lock
+
+
+def _text(content: bytes, name: str) -> str:
+    try:
+        return content.removeprefix(_BOM).decode()
+    except UnicodeDecodeError as error:
+        at = content.count(b"\n", 0, error.start) + 1
+        raise Rejected(f"{name}:{at}: not UTF-8; save the file as UTF-8") from error
 
 
 def _logical(text: str) -> list[tuple[int, str]]:

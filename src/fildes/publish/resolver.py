@@ -54,15 +54,16 @@ class Resolver:
         finally:
             close_all(fds)
 
-    async def install(self, job: str, key: str, lock: bytes) -> None:
-        """Put what the lock says into the job's directory. Raises Refused."""
-        _, fds = await self._run(["install", job, key], memfd.sealed("lock", lock))
+    async def install(self, job: str, key: str, site: str, lock: bytes) -> str:
+        """Have what the lock says installed as `site`, if it is not; in words what was done. Raises Refused."""
+        text, fds = await self._run(["install", job, key, site], memfd.sealed("lock", lock))
         close_all(fds)
+        return text
 
-    async def pack(self, job: str, tree: str, *, byte_code: bool) -> tuple[str, Fd]:
-        """Pack the sources in `tree` (below the scratch) and what was installed: what it holds, in words, and the
-        file. Raises Refused."""
-        text, fds = await self._run(["pack", job, tree, byte_code])
+    async def pack(self, job: str, tree: str, site: str, *, byte_code: bool) -> tuple[str, Fd]:
+        """Pack the sources in `tree` (below the scratch) and what was installed as `site` ("": nothing): what it
+        holds, in words, and the file. Raises Refused."""
+        text, fds = await self._run(["pack", job, tree, byte_code, site])
         if len(fds) != 1:
             close_all(fds)
             raise Refused("internal", "the packer made no file; see: fildes doctor")

@@ -2,8 +2,8 @@
 
     jobs in (one datagram, msgpack)                          beside it
     ["lock", id, key]                                        sealed memfd: checked requirement lines
-    ["install", id, key]                                     sealed memfd: the lock
-    ["pack", id, tree, byte_code]                            —
+    ["install", id, key, site]                               sealed memfd: the lock
+    ["pack", id, tree, byte_code, site]                      —
     ["cancel", id] ["sweep", id]                             —
 
     answers
@@ -11,7 +11,9 @@
     ["ended", id, ok, text]                                  lock: the file · install: — · pack: the file
 
 Every job is a process of its own in a session of its own, ended as one. `key` names a cache that jobs of one owner
-share; `id` is the job's directory below the scratch, and what it leaves there `sweep` removes.
+share; `id` is the job's directory below the scratch, and what it leaves there `sweep` removes. `site` names what was
+installed for one owner and one lock, byte code included: it stays, so that a change of the sources alone installs and
+compiles nothing else. "" is none.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,7 @@ from fildes.kernel import memfd, process
 from fildes.kernel.fds import Fd, close_all, receive_with_fds, send_with_fds
 from fildes.kernel.loop import EPOLLIN, Loop
 from fildes.pack import writer
-from fildes.pack.collect import collect
+from fildes.pack.collect import Source, collect
 from fildes.pack.format import PackError
 from fildes.publish import uv
 from fildes.publish.bundle import LOCK
@@ -49,6 +50,9 @@ JOB_SECONDS: Final = 600
 FILE_SIZE: Final = 1 << 30
 CACHE_SIZE: Final = 4 << 30  # bytes of one owner's cache, above which it is thrown away
 
+MAX_SITES: Final = 24  # installed sets of packages that are kept
+
+_byte_code = msgspec.msgpack.Decoder(list[tuple[str, bytes]])
 _NAME: Final = re.compile(r"[0-9a-f]{1,64}")
 Job = Callable[[], tuple[str, list[int]]]
 
@@ -79,25 +83,31 @@ class Runner:
                 self._cancel(name)
             elif word == "sweep":
                 self._cancel(name)
-                shutil.rmtree(self._directory(name), ignore_errors=True)
+                shutil.rmtree(self._directory("", name), ignore_errors=True)
             else:
                 self._start(name, self._job(word, name, rest, received.fds))
         finally:
             close_all(received.fds)
 
     def _job(self, word: str, name: str, rest: Sequence[Any], fds: Sequence[Fd]) -> Job:
-        directory = self._directory(name)
+        directory = self._directory("", name)
         os.makedirs(directory, 0o755, exist_ok=True)
         if word == "pack":
-            return lambda: self._pack(directory, str(rest[0]), bool(rest[1]))
-        if not _NAME.fullmatch(str(rest[0])):
-            raise ValueError(f"a cache called {rest[0]!r}")
+            tree, byte_code, site = rest
+            return lambda: self._pack(directory, str(tree), bool(byte_code), self._directory("site-", site))
         lines = memfd.read_sealed(fds[0].fileno(), 1 << 24)
-        cache = f"{self._place.scratch}/cell/cache-{rest[0]}"
-        return lambda: self._uv(word, name, directory, cache, lines)
+        cache = self._directory("cache-", rest[0])
+        if word == "lock":
+            return lambda: self._lock(name, directory, cache, lines)
+        site = self._directory("site-", rest[1])
+        return lambda: self._install(name, directory, cache, lines, site)
 
-    def _directory(self, name: str) -> str:
-        return f"{self._place.scratch}/cell/{name}"
+    def _directory(self, kind: str, name: object) -> str:
+        if name == "" and kind:
+            return ""
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"a directory called {name!r}")
+        return f"{self._place.scratch}/cell/{kind}{name}"
 
     def _start(self, name: str, job: Job) -> None:
         pid = os.fork()
@@ -130,50 +140,74 @@ class Runner:
 
     # — in the job's own process —
 
-    def _uv(self, word: str, name: str, directory: str, cache: str, lines: bytes) -> tuple[str, list[int]]:
-        home = f"{directory}/home"
+    def _lock(self, name: str, directory: str, cache: str, lines: bytes) -> tuple[str, list[int]]:
+        source, target = f"{directory}/requirements.txt", f"{directory}/made.lock"
+        place = self._place
+        self._uv(name, directory, cache, lines, uv.lock_command(place.uv, place.python, cache, source, target))
+        return "", [os.open(target, os.O_RDONLY | os.O_CLOEXEC)]
+
+    def _install(self, name: str, directory: str, cache: str, lines: bytes, site: str) -> tuple[str, list[int]]:
+        if os.path.isdir(site):
+            os.utime(site)  # the least used ones go first
+            return "installed before", []
+        source, made = f"{directory}/{LOCK}", f"{directory}/site"
+        os.mkdir(made)
+        place = self._place
+        command = uv.install_command(place.uv, place.python, cache, source, f"{made}/deps")
+        self._uv(name, directory, cache, lines, command)
+        os.makedirs(f"{made}/deps", exist_ok=True)  # where every line was for another platform
+        compiled = writer.with_bytecode(place.python, collect(f"{made}/deps", "/deps", keep=_wanted))
+        with open(f"{made}/byte-code", "wb") as file:
+            file.write(msgspec.msgpack.encode([(source.path, source.data) for source in compiled]))
+        with contextlib.suppress(OSError):  # another job was first
+            os.rename(made, site)
+        self._keep_sites(MAX_SITES)
+        return f"{len(compiled)} modules compiled", []
+
+    def _keep_sites(self, most: int) -> None:
+        folder = f"{self._place.scratch}/cell"
+        names = [name for name in os.listdir(folder) if name.startswith("site-")]
+        for name in sorted(names, key=lambda name: os.stat(f"{folder}/{name}").st_mtime, reverse=True)[most:]:
+            shutil.rmtree(f"{folder}/{name}", ignore_errors=True)
+
+    def _uv(self, name: str, directory: str, cache: str, lines: bytes, command: list[str]) -> None:
+        """Run `command`, whose last argument is the file that `lines` are put into. Raises Failed."""
+        home, source = f"{directory}/home", command[-1]
         os.makedirs(home, exist_ok=True)
-        source = f"{directory}/{'requirements.txt' if word == 'lock' else LOCK}"
         with open(source, "wb") as file:
             file.write(lines)
         with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
             proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
             send_with_fds(self._control.fileno(), msgspec.msgpack.encode(["listening", name]), [listener.fileno()])
         _limit_cache(cache)
-        environment = uv.environment(self._index, proxy, home)
-        if word == "lock":
-            target = f"{directory}/made.lock"
-            command = uv.lock_command(self._place.uv, self._place.python, cache, source, target)
-        else:
-            target = f"{directory}/deps"
-            command = uv.install_command(self._place.uv, self._place.python, cache, source, target)
         os.chdir(home)
-        began = time.monotonic()
         done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=JOB_SECONDS, check=False,
+            command, env=uv.environment(self._index, proxy, home), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, timeout=JOB_SECONDS, check=False,
         )  # fmt: skip
         if done.returncode:
             said = done.stdout.decode("utf-8", "replace").replace(directory + "/", "")
             raise Failed(uv.explain(said or f"uv ended with {done.returncode}", os.path.basename(source)))
-        took = f"{time.monotonic() - began:.3f}"
-        return (took, [os.open(target, os.O_RDONLY | os.O_CLOEXEC)]) if word == "lock" else (took, [])
 
-    def _pack(self, directory: str, tree: str, byte_code: bool) -> tuple[str, list[int]]:
-        source = Path(self._place.scratch) / tree
-        members = list(collect(source, "/app"))
-        dependencies = Path(directory) / "deps"
-        if dependencies.is_dir():
-            members += collect(dependencies, "/deps", keep=lambda path: path != ".lock")
-        # Directories have the time of their unpacking, which says nothing about the upload.
-        members = [replace(member, mtime=0) if member.data is None else member for member in members]
+    def _pack(self, directory: str, tree: str, byte_code: bool, site: str) -> tuple[str, list[int]]:
+        members = list(collect(Path(self._place.scratch) / tree, "/app"))
         if byte_code:
             members += writer.with_bytecode(self._place.python, members)
+        if site:
+            members += collect(f"{site}/deps", "/deps", keep=_wanted)
+            with open(f"{site}/byte-code", "rb") as file:
+                members += [Source(path, data) for path, data in _byte_code.decode(file.read())]
+        # Directories have the time of their unpacking, which says nothing about the upload.
+        members = [replace(member, mtime=0) if member.data is None else member for member in members]
         path = f"{directory}/pack"
         with open(path, "w+b") as output:
             summary = writer.write(cast(BinaryIO, output), members)
         text = f"{sum(1 for m in members if m.data is not None)} files, {_size(summary.size)}"
         return text, [os.open(path, os.O_RDONLY | os.O_CLOEXEC)]
+
+
+def _wanted(path: str) -> bool:
+    return path != ".lock"  # uv's own
 
 
 def _in_child(job: Job, name: str, control: int) -> None:
@@ -229,7 +263,7 @@ def run(control: Fd, place: Place, index: dict[str, Any]) -> None:
     """Serve jobs until the publish process closes its end."""
     loop = Loop()
     for name in os.listdir(f"{place.scratch}/cell"):
-        if not name.startswith("cache-"):  # what a runner that was killed left
+        if not name.startswith(("cache-", "site-")):  # what a runner that was killed left
             shutil.rmtree(f"{place.scratch}/cell/{name}", ignore_errors=True)
     Runner(loop, control, place, index)
     loop.run()

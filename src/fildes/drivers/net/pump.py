@@ -61,10 +61,9 @@ class Pump:
                     self._write(side)
                 if events & ~EPOLLOUT and not side.finished and not opposite.pending:
                     self._read(side, opposite)
+                self._go_on()
             except OSError:
                 self.close()
-            if not self._closed:
-                self._go_on()
 
         return ready
 
