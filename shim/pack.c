@@ -121,10 +121,8 @@ static int check(const struct pack *pack, const struct header *header) {
     return 0;
 }
 
-/* Map the pack in `fd`, which stays the caller's. 0, -errno, or the rule (> 0) that it breaks. Not for signal handlers. */
-PUBLIC int fildes_trap_add_pack(int fd) {
-    if (pack_count == MAX_PACKS)
-        return -EMFILE;
+/* 0 and *out filled, -errno, or the rule (> 0) that the pack breaks. */
+static int map(int fd, struct pack *out) {
     struct stat info;
     if (fstat(fd, &info) < 0)
         return -errno;
@@ -134,19 +132,36 @@ PUBLIC int fildes_trap_add_pack(int fd) {
     if (base == MAP_FAILED)
         return -errno;
     const struct header *header = base;
-    struct pack pack = {
+    *out = (struct pack){
         .base = base,
         .entries = (const void *)(header + 1),
         .names = (const char *)base + header->names_off,
         .size = info.st_size,
         .count = header->count,
     };
-    int broken = check(&pack, header);
-    if (broken) {
+    int broken = check(out, header);
+    if (broken)
         munmap(base, info.st_size);
-        return broken;
-    }
-    packs[pack_count] = pack;
-    pack_count++;
-    return 0;
+    return broken;
+}
+
+/* --- what trap.py calls, before the filter is on */
+
+/* Serve from the pack in `fd`, which stays the caller's. Returns as `map` does. */
+PUBLIC int fildes_trap_add_pack(int fd) {
+    if (pack_count == MAX_PACKS)
+        return -EMFILE;
+    int broken = map(fd, &packs[pack_count]);
+    if (!broken)
+        pack_count++;
+    return broken;
+}
+
+/* As fildes_trap_add_pack, but it serves nothing from it. */
+PUBLIC int fildes_trap_check_pack(int fd) {
+    struct pack pack;
+    int broken = map(fd, &pack);
+    if (!broken)
+        munmap((void *)pack.base, pack.size);
+    return broken;
 }
