@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fildes.testing import eventually
+
 from .conftest import Puppets, Unprivileged, fds_of
 
 
@@ -51,7 +53,7 @@ def test_without_namespaces_it_ends_everything_all_the_same(puppets: Puppets, un
     assert os.readlink(f"/proc/{node.init}/ns/pid") == os.readlink("/proc/self/ns/pid")
     door.ask("alpha", "linger")
     door.ask("alpha", "orphan", status=5)
-    assert door.ask("listener", "heard")["exits"]
+    eventually(lambda: door.ask("listener", "heard")["exits"])
     pids = [*node.daemons().values()]
     assert node.stop() < 2.0
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

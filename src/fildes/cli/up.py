@@ -30,19 +30,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fildes.init import ground, keeper, table
+    from fildes.init import ground, prepare, table
 
     try:
-        wanted = keeper.Wanted(
+        wanted = prepare.Wanted(
             state=state_of(args),
             http=args.http or ["127.0.0.1:8080"],
             table=args.table or table.NAME,
             ready_fd=args.ready_fd,
             settings={} if args.table else {"index": _index(args.index)},
         )
-        return keeper.run(wanted)
+        prepare.run(wanted)
     except (ground.Trouble, LookupError) as trouble:
         raise Trouble(str(trouble)) from trouble
+    except OSError as error:
+        raise Trouble(
+            f"the node could not be started: {error}; `fildes doctor` says what this machine allows"
+        ) from error
 
 
 def _index(urls: list[str]) -> object:

@@ -9,8 +9,8 @@ import sys
 from fildes.init import bytecode, spawn, table, tidy
 from fildes.init import ledger as ledgers
 from fildes.init.boxes import Boxes
+from fildes.init.image import inherited
 from fildes.init.supervisor import Supervisor
-from fildes.init.upgrade import inherited
 from fildes.kernel import memfd, process
 
 

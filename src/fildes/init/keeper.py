@@ -1,95 +1,76 @@
-"""What `fildes up` becomes: prepares what only the outside can give, starts init, passes on signals, checks the end.
+"""What `fildes up` becomes once init runs: it passes on signals and what is printed, and checks the end.
 
-It holds the lock, the user's terminal, and one end of the lifeline: if it is killed, init closes the node in order.
+It stays outside init's namespaces, holds the lock, the user's terminal, and one end of the lifeline: if it is killed,
+init closes the node in order; if init is killed, it clears up after it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import resource
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
-from fildes import __version__
-from fildes.init import bytecode, doors, table, tidy, world
-from fildes.init.boxes import SERVICES, Boxes
-from fildes.init.ground import Ground, cgroup_name, write
-from fildes.init.ledger import Ledger
-from fildes.kernel import process
-from fildes.kernel.fds import Fd, close_all, seqpacket_pair
+from fildes.init import image, tidy
+from fildes.init.image import inherited
+from fildes.kernel import memfd, process
+from fildes.kernel.fds import close_all
 from fildes.kernel.loop import EPOLLIN, Loop
 
 PATIENCE: Final = 4.0  # seconds that init has for closing; it takes at most three
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
-class Wanted(NamedTuple):
-    """What the command line says. `settings` go to every daemon."""
+class Watch(NamedTuple):
+    """What it is handed; descriptors by number, but for `pid`, which is init's."""
 
-    state: str
-    http: Sequence[str]
-    table: str = table.NAME
-    ready_fd: int | None = None
-    settings: dict[str, Any] = {}  # noqa: RUF012 (a NamedTuple's default; never changed)
+    pid: int
+    init: int  # a pidfd
+    lifeline: int
+    output: int  # what init and the daemons print comes out here
+    state: int
+    lock: int
+    ready: int  # -1: nobody asked
+    cgroup: str
+    addresses: list[str]
 
 
-def run(wanted: Wanted) -> int:
-    """A node, from nothing to nothing; the exit status. Raises Trouble before anything is started."""
-    daemons = table.load(wanted.table)
-    ground = Ground.take(wanted.state)
-    fds: dict[str, Fd] = {"state": ground.directory, "lock": ground.lock}
-    boxes = None
+def execute(watch: Watch, state: str) -> NoReturn:
+    """execve(2) of the keeper; `state` is for people who look at `ps`. Returns only by raising."""
+    with memfd.sealed("fildes-keeper", json.dumps(watch).encode()) as sealed:
+        kept = (watch.init, watch.lifeline, watch.output, watch.state, watch.lock, watch.ready, sealed.fileno())
+        image.execute("up", [str(sealed.fileno()), "--state", state], {number for number in kept if number >= 0})
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status of `fildes up`."""
+    process.set_name("fildes-up")
+    with inherited(int(arguments[0])) as sealed:
+        watch = Watch(*json.loads(memfd.read_sealed(sealed.fileno())))
+    held = [inherited(number) for number in (watch.state, watch.lock)]
     try:
-        uid_base = world.own_uids()
-        if uid_base is not None:
-            bytecode.refresh(_package())
-        addresses = _open_doors(wanted.http, fds)
-        _open_directories(daemons, ground, uid_base, fds)
-        _set_limits()
-        name = cgroup_name(os.fstat(ground.directory.fileno()))
-        boxes = Boxes.make(name, [daemon.name for daemon in daemons])
-        settings = {
-            "root": uid_base is not None,
-            "uid_base": uid_base or 0,
-            "operator": os.getuid(),
-            "state": ground.path,
-            "http": addresses,
-            "python": sys.executable,
-            "version": __version__,
-            "cgroup": f"{name}/{SERVICES}" if boxes else None,
-            **wanted.settings,
-        }
-        write(ground.directory.fileno(), tidy.HTTP, "".join(f"{address}\n" for address in addresses), 0o644)
-        ledger = Ledger(wanted.table, _path(), settings, uid_base, {}, name if boxes else None)
-        return Keeper(ledger, fds, addresses, wanted.ready_fd).run()
+        return Keeper(watch).run()
     finally:
-        tidy.state(ground.directory.fileno())
-        if boxes:
-            _remove(boxes)
-        close_all(list(fds.values()))
+        tidy.state(watch.state)
+        if watch.cgroup:
+            _remove(watch.cgroup)
+        close_all(held)
 
 
 class Keeper:
-    def __init__(self, ledger: Ledger, fds: dict[str, Fd], addresses: list[str], ready_fd: int | None) -> None:
+    def __init__(self, watch: Watch) -> None:
         self._loop = Loop()
-        self._addresses, self._ready_fd = addresses, ready_fd
+        self._addresses = watch.addresses
+        self._pid = watch.pid
+        self._init, self._lifeline, self._output = (
+            inherited(number) for number in (watch.init, watch.lifeline, watch.output)
+        )
+        self._ready = inherited(watch.ready) if watch.ready >= 0 else None
         self._terminal = _has_terminal()
         self._stopping = False
         self._status = 1
-        process.set_child_subreaper()
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # init is born with them blocked, and so misses none
-        self._lifeline, theirs = seqpacket_pair()
-        self._output, output = world.start_pipe()
-        numbers = {name: fd.fileno() for name, fd in fds.items()} | {"lifeline": theirs.fileno()}
-        try:
-            self._init = world.launch(ledger._replace(fds=numbers), output.fileno())
-        finally:
-            close_all((theirs, output))
-            self._relay()
-        self._pid = process.pidfd_pid(self._init.fileno())
 
     def run(self) -> int:
         """Until init has ended; the exit status."""
@@ -111,10 +92,9 @@ class Keeper:
             self._loop.unwatch(self._lifeline.fileno())  # init has ended; SIGCHLD says how
             return
         print("\n".join(f"serving on http://{address}" for address in self._addresses), flush=True)
-        if self._ready_fd is not None:
-            os.write(self._ready_fd, b"R")
-            os.close(self._ready_fd)
-            self._ready_fd = None
+        if self._ready is not None:
+            with self._ready, contextlib.suppress(BrokenPipeError):  # whoever asked has gone
+                os.write(self._ready.fileno(), b"R")
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGCHLD:
@@ -145,47 +125,18 @@ class Keeper:
         self._loop.stop()
 
     def _relay(self) -> None:
-        """Pass on what init and the daemons print."""
-        with contextlib.suppress(BlockingIOError):
-            while text := os.read(self._output.fileno(), 65536):
-                with contextlib.suppress(OSError):  # whoever read it is gone; the node goes on
-                    os.write(2, text)
+        if relay(self._output.fileno()):
             self._loop.unwatch(self._output.fileno())
 
 
-def _open_doors(http: Sequence[str], fds: dict[str, Fd]) -> list[str]:
-    addresses = []
-    for number, text in enumerate(http):
-        fds[f"http{number}"], address = doors.open_http(text)
-        addresses.append(address)
-    fds["control"] = doors.open_control(fds["state"].fileno())
-    return addresses
-
-
-def _open_directories(
-    daemons: Sequence[table.Daemon], ground: Ground, uid_base: int | None, fds: dict[str, Fd]
-) -> None:
-    for daemon in daemons:
-        if daemon.directory:
-            owner = None if uid_base is None else 0 if daemon.uid is None else uid_base + daemon.uid
-            fds[f"dir.{daemon.name}"] = ground.subdirectory(daemon.directory[1], owner)
-
-
-def _set_limits() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _path() -> list[str]:
-    """sys.path for init and the daemons: Fildes first, and not the place that this command happened to be run from."""
-    package = os.path.dirname(_package())
-    rest = sys.path if sys.flags.safe_path else sys.path[1:]
-    return [package, *(os.path.abspath(entry) for entry in rest if entry and entry != package)]
-
-
-def _package() -> str:
-    return os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+def relay(output: int) -> bool:
+    """Pass on what init and the daemons have printed; whether that was the last of it."""
+    with contextlib.suppress(BlockingIOError):
+        while text := os.read(output, 65536):
+            with contextlib.suppress(OSError):  # whoever read it is gone; the node goes on
+                os.write(2, text)
+        return True
+    return False
 
 
 def _has_terminal() -> bool:
@@ -196,8 +147,12 @@ def _has_terminal() -> bool:
     return True
 
 
-def _remove(boxes: Boxes) -> None:
+def _remove(cgroup: str) -> None:
+    from fildes.init.boxes import Boxes  # here: it is needed once, at the end
+
     try:
-        boxes.remove()
+        Boxes.open(cgroup, []).remove()
+    except FileNotFoundError:
+        return  # init has done it
     except OSError as error:
         print(f"fildes: a cgroup of the node stays: {error}", file=sys.stderr)

@@ -19,7 +19,18 @@ from fildes.kernel import process
 _START: Final = "fildes.daemon.start"
 # Of the standard library, what every daemon imports: loaded once before the forks, and then shared. Nothing of ours
 # beyond `kernel`, so that a restarted daemon runs what is on disk, and nothing of others, which would run as PID 1.
-_SHARED: Final = ("datetime", "decimal", "enum", "pathlib", "re", "string", "tomllib", "uuid", "fildes.kernel.seccomp")
+_SHARED: Final = (
+    "datetime",
+    "decimal",
+    "enum",
+    "hashlib",
+    "pathlib",
+    "re",
+    "string",
+    "tomllib",
+    "uuid",
+    "fildes.kernel.seccomp",
+)
 
 
 class Given(NamedTuple):

@@ -11,11 +11,11 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from fildes.init import image
 from fildes.init import ledger as ledgers
 from fildes.init.channel import say
 from fildes.init.policy import describe_status
 from fildes.kernel import memfd
-from fildes.kernel.fds import Fd
 
 if TYPE_CHECKING:
     from fildes.init.supervisor import Supervisor
@@ -23,34 +23,12 @@ if TYPE_CHECKING:
 CHECK_TIME: Final = 10.0  # seconds
 
 
-def command(table: int, *, check: bool = False) -> list[str]:
-    """The arguments with which init is executed; `table` is the number of the sealed ledger.
-
-    Isolated and without `site`: neither the environment nor a .pth file decides what PID 1 runs.
-    """
-    main = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
-    return [sys.executable, "-I", "-S", "-X", "utf8", main, *(["--check"] if check else []), str(table)]
-
-
 def execute(ledger: ledgers.Ledger, *, check: bool = False) -> NoReturn:
-    """execve(2) of init with `ledger` and every descriptor that it names. Returns only by raising.
-
-    All signals stay blocked until the new image has its handlers: to PID 1 a SIGTERM without a handler is lost.
-    """
-    with memfd.sealed("fildes-ledger", ledgers.encode(ledger)) as table:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        numbers = {0, 1, 2, table.fileno()}
-        if not check:  # which only reads what the ledger says
-            numbers |= ledger.numbers()
-        try:
-            for number in numbers:
-                os.set_inheritable(number, True)
-            arguments = command(table.fileno(), check=check)
-            os.execve(arguments[0], arguments, {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"})
-        finally:
-            for number in numbers - {0, 1, 2}:
-                os.set_inheritable(number, False)
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    """execve(2) of init with `ledger` and every descriptor that it names. Returns only by raising."""
+    with memfd.sealed("fildes-ledger", ledgers.encode(ledger)) as sealed:
+        words = [*(["--check"] if check else []), str(sealed.fileno())]
+        numbers = set() if check else ledger.numbers()  # a check only reads what the ledger says
+        image.execute("init", words, {*numbers, sealed.fileno()})
 
 
 class Upgrade:
@@ -96,9 +74,3 @@ def _check(ledger: ledgers.Ledger) -> NoReturn:
         execute(ledger, check=True)
     finally:
         os._exit(1)
-
-
-def inherited(number: int) -> Fd:
-    """A descriptor that came through execve: ours, and close-on-exec again."""
-    os.set_inheritable(number, False)
-    return Fd(number)
