@@ -36,7 +36,7 @@ class Endpoint:
         self._fd, self._on_datagram, self._on_gone, self._on_sent = fd, on_datagram, on_gone, on_sent
         self._outbox: deque[tuple[bytes, Sequence[Fd]]] = deque()
         self._bytes = self._fds = 0
-        self._unread = Unread()
+        self._unread = Unread(sockets.smallest_charge())
         self._events = EPOLLIN
         self._gone = False
         set_blocking(fd.fileno(), False)

@@ -32,7 +32,7 @@ class _Conveyor:
     __slots__ = ("fd", "unread")
 
     def __init__(self, fd: Fd) -> None:
-        self.fd, self.unread = fd, Unread()
+        self.fd, self.unread = fd, Unread(sockets.smallest_charge())
 
 
 class Introducer:

@@ -56,14 +56,13 @@ class Unread:
     """Descriptors sent into a socket, and how many of them may still wait there.
 
     The kernel does not tell how many; it tells how many bytes are unread (SIOCOUTQ, unix(7)), which bounds them: no
-    datagram takes less than `SMALLEST` of the send buffer.
+    datagram takes less than `charge` of the send buffer (`kernel.sockets.smallest_charge`).
     """
 
-    SMALLEST: Final = 512  # an empty datagram is charged 768 on x86_64
+    __slots__ = ("_charge", "_sent")
 
-    __slots__ = ("_sent",)
-
-    def __init__(self) -> None:
+    def __init__(self, charge: int) -> None:
+        self._charge = charge
         self._sent = 0
 
     def sent(self, fds: int) -> None:
@@ -74,5 +73,5 @@ class Unread:
         if unread_bytes == 0:
             self._sent = 0
         else:
-            self._sent = min(self._sent, -(-unread_bytes // self.SMALLEST) * fds_each)
+            self._sent = min(self._sent, -(-unread_bytes // self._charge) * fds_each)
         return self._sent

@@ -187,7 +187,7 @@ class Tenants:
                 tenant.reply(number, Inspected(rights.service, release, instance, lines))
             else:
                 tenant.fail(number, "unknown-verb", f"the bus does not know {verb[:64]!r}; it answers open and inspect")
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             tenant.fail(number, "malformed", f"{verb}: {error}")
         except Refused as refused:
             self._deny(tenant, number, asked, refused)

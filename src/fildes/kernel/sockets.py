@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import socket
 import struct
 import termios
@@ -52,6 +53,15 @@ def unread(sock: int) -> int:
     """Bytes of send buffer held by what the peer has not received, the kernel's overhead included. 0: it has it all."""
     value: int = _INT.unpack(fcntl.ioctl(sock, SIOCOUTQ, bytes(4)))[0]
     return value
+
+
+@functools.cache
+def smallest_charge() -> int:
+    """What `unread` says of one datagram of a few bytes on this kernel."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with one, other:
+        one.send(b"?")
+        return max(1, unread(one.fileno()))
 
 
 class _Borrowed:
