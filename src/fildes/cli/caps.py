@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from typing import Any
 
 from fildes.cli import _render
@@ -26,9 +28,10 @@ def run(args: argparse.Namespace) -> int:
     for process in value["processes"]:
         place = process["pid"]
         process["pid"] = pids[place] if 0 <= place < len(pids) else None
+        own = _own_sockets(process["pid"])
         for entry in process["fds"]:
             if not entry["why"] and entry["kind"] == "socket":
-                entry["why"] = connections.get(entry["target"], "")
+                entry["why"] = connections.get(entry["target"]) or own.get(entry["target"], "")
     del value["pidfds"]
     if args.json:
         _render.print_json(value)
@@ -59,6 +62,20 @@ def _grant(grant: dict[str, Any]) -> str:
     return f"{grant['name']}{kind}" + (f" → {grant['to']}" if grant.get("to") else "")
 
 
+def _own_sockets(pid: int | None) -> dict[str, str]:
+    """Unix sockets made inside the process's own network namespace, which is empty: they lead nowhere but to itself."""
+    if pid is None:
+        return {}
+    try:
+        if os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+            return {}  # it shares ours: nothing follows
+        with open(f"/proc/{pid}/net/unix", encoding="utf-8", errors="replace") as file:
+            rows = [line.split() for line in file][1:]
+    except OSError:
+        return {}
+    return {f"socket:[{row[6]}]": "its own: a pair inside its network namespace" for row in rows if len(row) > 6}
+
+
 def _connections() -> dict[str, str]:
     """ "socket:[inode]" → what the machine's TCP tables say of it: connections that the door handed over, or that the
     net driver opened (proc_pid_net(5))."""
@@ -78,7 +95,6 @@ def _connections() -> dict[str, str]:
 def _address(text: str) -> str:
     """ "0100007F:1F90" → "127.0.0.1:8080": the kernel prints 32-bit words in the machine's byte order."""
     import ipaddress
-    import sys
 
     words, _, port = text.partition(":")
     data = b"".join(int(words[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(words), 8))

@@ -39,9 +39,13 @@ def run(args: argparse.Namespace) -> int:
         note("upload", text, (time.monotonic() - began) * 1000)
         body = {"name": args.name, "owner": args.owner, "upgrade": args.upgrade}
         published, _ = node.ask("publish", body, [packed.fd], note)
+    # Phases of others, told with the answer; "warm.import" is a part of "warm".
     for phase, ms in published["phases"].items():
-        if phase not in phases:
-            note(phase, _MEANING.get(phase, ""), ms)
+        if "." not in phase and phase not in phases:
+            parts = [f"{name[len(phase) + 1:]} {_render.milliseconds(of)}" for name, of in published["phases"].items()
+                     if name.startswith(phase + ".")]  # fmt: skip
+            note(phase, ", ".join(parts) or _MEANING.get(phase, ""), ms)
+    phases |= published["phases"]
     total = (time.monotonic() - began) * 1000
     if args.json:
         _render.print_json(published | {"phases": phases, "ms": round(total, 3)})
@@ -53,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 _MEANING = {
     "check": "the manifest against the owner's policy",
     "store": "bundle and pack",
-    "warm": "loaded, confined, and one instance started",
+    "warm": "loaded, confined, one instance started",
     "switch": "the current release now",
 }
 

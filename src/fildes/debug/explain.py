@@ -1,39 +1,41 @@
-"""Why a process holds each of its descriptors. Pure: the kernel's table in, the same with reasons out.
+"""Why a process holds each of its descriptors. Pure: the kernel's table in, a reason for each entry out.
 
-What the orchestrator says it gave is matched by the descriptor's own name (the inode of a socket or pipe). The rest
-the runtime makes for itself. What neither explains has no reason, and is shown so.
+What was given is matched by the descriptor's own name, as the kernel shows it: the inode of a socket or pipe, the
+path of a file. What reaches nothing outside of the process needs no giver. What neither explains has no reason, and is
+shown so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from fildes.wire.catalogue import Grant
 from fildes.wire.drivers import FdEntry
 
-# What the runtime makes for itself, by the name that the kernel shows: it reaches nothing outside of the process.
-_RUNTIME: Final = {
-    "/dev/null": "runtime: standard input and output",
-    "anon_inode:[eventpoll]": "runtime: event loop",
-    "anon_inode:[eventfd]": "runtime: event loop's wake-up",
-}
-_BY_KIND: Final = {  # descriptors that a grant of this kind opens: what their names begin with
-    "clock": ("anon_inode:[timerfd]", "/memfd:clock"),
-    "random": ("/dev/urandom",),
-    "secret": ("/memfd:secret",),
+_INSIDE: Final = {
+    "/dev/null": "nothing",
+    "anon_inode:[eventpoll]": "its own: event loop",
+    "anon_inode:[eventfd]": "its own: wakes the event loop",
 }
 
 
-def why(entry: FdEntry, held: Mapping[str, str], grants: Collection[Grant]) -> str:
-    """The reason for `entry`, "" if there is none. `held`: name of a descriptor → what it was given as."""
-    if entry.target in held:
-        return held[entry.target]
-    for grant in grants:
-        if entry.target.startswith(_BY_KIND.get(grant.kind, ())) and grant.kind in _BY_KIND:
-            return f"grant {grant.name}"
-    if entry.target in _RUNTIME:
-        return _RUNTIME[entry.target]
-    if entry.target.startswith("/memfd:"):
-        return "runtime: anonymous memory"
+def reasons(entries: Sequence[FdEntry], given: Mapping[str, str]) -> list[str]:
+    """One for each entry, "" where there is none. `given`: name of a descriptor → as what it was given."""
+    pipes: dict[str, set[int]] = {}
+    for entry in entries:
+        if entry.kind == "pipe":
+            pipes.setdefault(entry.target, set()).add(entry.flags & os.O_ACCMODE)
+    return [_reason(entry, given, pipes) for entry in entries]
+
+
+def _reason(entry: FdEntry, given: Mapping[str, str], pipes: Mapping[str, set[int]]) -> str:
+    if entry.target in given:
+        return given[entry.target]
+    if entry.target in _INSIDE:
+        return _INSIDE[entry.target]
+    if entry.kind == "memfd":
+        return "its own: anonymous memory"
+    if {os.O_RDONLY, os.O_WRONLY} <= pipes.get(entry.target, set()):
+        return "its own: both ends of this pipe are here"
     return ""

@@ -12,7 +12,7 @@ from fildes.daemon.peer import Peer, Refused
 from fildes.daemon.store import Store
 from fildes.debug.access import DEFAULT_OWNER
 from fildes.debug.door import Call, Handler
-from fildes.debug.explain import why
+from fildes.debug.explain import reasons
 from fildes.kernel import memfd, process
 from fildes.kernel.fds import Fd, close_all
 from fildes.wire import bus, catalogue, drivers, log, orchestrator
@@ -135,7 +135,9 @@ class Verbs:
         try:
             for service in services:
                 service["urls"] = urls.get(service["service"], [])
+                del service["held"]
                 for running in service["instances"]:
+                    del running["held"]
                     running["pid"] = _pidfd(running["pid"], pidfds)
                 service["zygote"] = _pidfd(service["zygote"], pidfds)
             daemons = await self._daemons(pidfds) if body.all else []
@@ -185,28 +187,24 @@ class Verbs:
         if not states:
             raise Refused("not-found", f"there is no service {body.service!r}; those there are: fildes ps")
         (state,) = states
-        running = [(f"instance {instance.id}", instance.pid) for instance in state.instances]
+        running = [(f"instance {instance.id}", instance.pid, instance.held) for instance in state.instances]
         if state.zygote is not None:
-            running.append(("zygote", state.zygote))
-        tables = await self._tables([pid for _, pid in running if pid > 0])
-        grants = list(getattr(state, "grants", []))
-        held: dict[str, str] = {}
-        for instance in state.instances:
-            held |= getattr(instance, "held", {})
+            running.append(("zygote", state.zygote, state.held))
+        tables = await self._tables([pid for _, pid, _ in running if pid > 0])
         pidfds: list[Fd] = []
         processes = []
-        for name, pid in running:
+        for name, pid, given in running:
             table = tables.get(pid, drivers.FdTable(pid, [], "the process has ended"))
             fds = [
-                {"fd": entry.fd, "target": entry.target, "kind": entry.kind, "why": why(entry, held, grants)}
-                for entry in table.fds
+                {"fd": entry.fd, "target": entry.target, "kind": entry.kind, "why": why}
+                for entry, why in zip(table.fds, reasons(table.fds, given), strict=True)
             ]
             processes.append({"name": name, "pid": _pidfd(pid, pidfds), "error": table.error, "fds": fds})
         value = {
             "service": state.service,
             "state": state.state,
             "runtime": state.runtime,
-            "grants": [msgspec.to_builtins(grant) for grant in grants],
+            "grants": [msgspec.to_builtins(grant) for grant in state.grants],
             "processes": processes,
             "pidfds": len(pidfds),
         }
