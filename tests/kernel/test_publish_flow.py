@@ -18,7 +18,7 @@ from fildes.daemon.peer import Asked, Peer, Refused
 from fildes.drivers.net.__main__ import Net
 from fildes.drivers.net.census import Census
 from fildes.drivers.net.lookup import Lookup
-from fildes.kernel import memfd
+from fildes.kernel import memfd, process
 from fildes.kernel.fds import Fd, close_all, seqpacket_pair
 from fildes.kernel.loop import Loop
 from fildes.pack.reader import Pack
@@ -43,6 +43,7 @@ class Stage:
         self.index = discover([], os.environ)
         self.scratch = Scratch(Fd.open(str(folder / "publish"), os.O_RDONLY | os.O_DIRECTORY))
         before = os.umask(0o022)
+        process.set_child_subreaper()  # as init is: the runner becomes a child of ours
         control = start_cell(self.scratch.path(), {"root": ROOT, "uid_base": 700_000, "index": self.index})
         self.umask = before
         self.loop = Loop()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import gc
 import os
 import sys
 import sysconfig
@@ -57,7 +58,8 @@ def load_ahead() -> None:
 
 
 def start_cell(scratch: str, settings: dict[str, Any]) -> Fd:
-    """Fork the runner into its cell; our end of the socket to it. When we end, it ends."""
+    """Fork the runner into its cell; our end of the socket to it. When that closes, the runner ends. It is a child of
+    init's, as everything is whose parent has left."""
     import uv
 
     index = settings.get("index", {})
@@ -69,7 +71,10 @@ def start_cell(scratch: str, settings: dict[str, Any]) -> Fd:
         ca=index.get("ca", ""),
     )
     ours, theirs = seqpacket_pair()
-    if os.fork() == 0:
+    gc.collect()
+    gc.freeze()  # or the first collection there would copy every page that is shared so far
+    pid = os.fork()
+    if pid == 0:
         status = 1
         try:
             process.close_all_but({0, 1, 2, theirs.fileno()})
@@ -84,6 +89,7 @@ def start_cell(scratch: str, settings: dict[str, Any]) -> Fd:
         finally:
             os._exit(status)
     theirs.close()
+    os.waitpid(pid, 0)
     return ours
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,12 +53,14 @@ def interpreter() -> str:
 
 
 def enter(cell: Cell) -> Place:
-    """Enter for good. Returns in a new process, PID 1 of its namespace; the one that called waits for it and exits
-    with it. Raises OSError when even the identity can't be changed."""
+    """Enter for good. Returns in a new process, PID 1 of its namespace; the one that called has ended. Raises OSError
+    when even the identity can't be changed."""
     missing: list[str] = []
     inside = _separate(missing)
+    if os.fork():
+        os._exit(0)
+    process.set_name("fildes-cell")
     if inside:
-        _fork_and_wait()
         loopback.bring_up()
         _view(cell)
     process.set_no_new_privs()
@@ -67,8 +68,6 @@ def enter(cell: Cell) -> Place:
         process.become(cell.uid, cell.uid)
     process.drop_capabilities()
     process.set_dumpable(False)
-    if inside:
-        process.set_parent_death_signal(signal.SIGKILL)  # after `become`: a change of uid clears it
     os.umask(0o022)
     if not inside:
         return Place(cell.scratch, cell.python, cell.uv, tuple(missing))
@@ -106,17 +105,6 @@ def _unshare() -> None:
     namespaces.unshare(_FLAGS | namespaces.CLONE_NEWUSER)
     process.set_dumpable(True)  # or the maps belong to root
     namespaces.write_id_maps("self", f"{uid} {uid} 1", f"{gid} {gid} 1", deny_setgroups=True)
-
-
-def _fork_and_wait() -> None:
-    """Go on in a child (the first process of the new PID namespace), which ends when the parent does."""
-    pid = os.fork()
-    if pid == 0:
-        return
-    process.set_parent_death_signal(signal.SIGKILL)
-    process.close_all_but({2})
-    _, status = os.waitpid(pid, 0)
-    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
 def _view(cell: Cell) -> None:
