@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from fildes.daemon.peer import Asked, Empty, Peer, Refused
+from fildes.daemon.routes import Table
 from fildes.daemon.start import Inheritance, confine
 from fildes.daemon.store import Deposit, Store
 from fildes.daemon.subscription import Subscription
@@ -18,7 +19,6 @@ from fildes.kernel.memfd import read_sealed
 from fildes.web.door import Door
 from fildes.web.exchange import Limits
 from fildes.web.parcels import STATIC, Conveyor
-from fildes.web.route import Table
 from fildes.web.sockets import prepare_listener
 from fildes.wire import log
 from fildes.wire import web as wire

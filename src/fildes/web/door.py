@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import Final
 
 from fildes.daemon.deadlines import Deadlines
+from fildes.daemon.routes import Match, Table
 from fildes.kernel.loop import EPOLLIN, Loop
 from fildes.web.answers import Answers
 from fildes.web.exchange import Exchange, Limits
 from fildes.web.parcels import STATIC, Conveyor, Parcel
 from fildes.web.relay import Relays
-from fildes.web.route import Match, Table
 from fildes.web.sockets import Gone, NotOurs, believe, close_passed, local_addresses, peer_text
 from fildes.wire import conveyor as wire
 from fildes.wire.http import HEAD_LIMIT, Bad, Head, parse

@@ -13,6 +13,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ from fildes.daemon.peer import Asked, Empty, Peer, Refused
 from fildes.kernel.fds import Fd, close_all, receive_with_fds, send_with_fds, seqpacket_pair, set_blocking
 from fildes.kernel.loop import EPOLLIN, Loop
 from fildes.kernel.memfd import sealed
+from fildes.pack.collect import Source
+from fildes.pack.writer import write
 from fildes.wire import catalogue, conveyor, log, orchestrator
 from fildes.wire import store as store_wire
 from fildes.wire import web as web_wire
@@ -288,7 +291,7 @@ class DoorStage(Stage):
 
     def instance(self, release: str) -> Instance:
         """A receiver of the release's conveyor; several may be open."""
-        return Instance(self.on_stage(lambda: self._pair(release)[1].dup()))
+        return Instance(self.on_stage(self._pair(release)[1].dup))
 
     def offer(self, release: str, service: str = "") -> None:
         """web.conveyor, unasked."""
@@ -302,6 +305,10 @@ class DoorStage(Stage):
 
     def tell(self, verb: str, body: Any) -> None:
         self.on_stage(lambda: self.peer.tell(verb, body))
+
+    def delta(self, put: list[catalogue.Route], gone: list[str] | None = None) -> None:
+        super().delta(put, gone)
+        self.counts()  # comes behind it in the same queue
 
     def counts(self) -> web_wire.CountsGiven:
         counted = self.ask("web.counts", web_wire.Counts(), web_wire.CountsGiven).body
@@ -325,6 +332,86 @@ class DoorStage(Stage):
         for ends in self._ends.values():
             close_all(ends)
         self.listener.close()
+
+
+class StaticStage(Stage):
+    """A static daemon; this object is its door and its catalogue. Every new connection is passed on as it comes."""
+
+    def __init__(self) -> None:
+        super().__init__("static", "fildes.static.__main__", {})
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.address = self.listener.getsockname()
+        self.ends = seqpacket_pair()
+        self.mixed: list[str] = []
+        self.packs: dict[str, Fd] = {}
+        self.opened: list[str] = []
+        self.returned: queue.Queue[tuple[conveyor.Back, socket.socket]] = queue.Queue()
+        self.done: set[int] = set()
+        self.taken: set[int] = set()
+        self.flags = 0
+        self.front = True  # whether new connections are passed on by themselves
+        self._serial = 0
+        self.peer.on("web.static_end", web_wire.StaticEnd, self._end)
+        self.peer.on("catalogue.pack", catalogue.Pack, self._pack)
+        self.listener.setblocking(False)
+        set_blocking(self.ends[0].fileno(), False)
+        self.loop.watch(self.listener.fileno(), EPOLLIN, self._accept)
+        self.loop.watch(self.ends[0].fileno(), EPOLLIN, self._told)
+
+    async def _end(self, _: Asked[web_wire.StaticEnd]) -> tuple[web_wire.StaticEndGiven, list[Fd]]:
+        return web_wire.StaticEndGiven(self.mixed), [self.ends[1].dup()]
+
+    async def _pack(self, asked: Asked[catalogue.Pack]) -> tuple[catalogue.Packed, list[Fd]]:
+        self.opened.append(asked.body.release)
+        if asked.body.release not in self.packs:
+            raise Refused("not-found", "there is no such release")
+        return catalogue.Packed(0), [self.packs[asked.body.release].dup()]
+
+    def site(self, release: str, files: dict[str, bytes | None], mtime: int = 1_700_000_000) -> None:
+        """Pack `files` (None: a directory) as the release's tree."""
+        with tempfile.TemporaryFile() as file:
+            members = [Source("/app", None, 0o755, mtime)]
+            for path, data in files.items():
+                members.append(Source(f"/app/{path}", data, 0o755 if data is None else 0o644, mtime))
+            write(file, members)
+            file.flush()
+            self.packs[release] = Fd(os.dup(file.fileno()))
+
+    def _accept(self, _: int) -> None:
+        if self.front:
+            with contextlib.suppress(BlockingIOError):
+                sock, _ = self.listener.accept()
+                sock.setblocking(True)
+                self.pass_on(sock, sock.recv(65536), self.flags)
+
+    def pass_on(self, sock: socket.socket, head: bytes, flags: int = 0) -> int:
+        """Give a connection to the daemon. Owns `sock`. Returns its serial."""
+        self._serial += 1
+        sock.setblocking(False)
+        data = conveyor.encode_connections([conveyor.Connection(self._serial, flags, b"127.0.0.1 1", head)])
+        send_with_fds(self.ends[0].fileno(), data, [sock.fileno()])
+        sock.close()
+        return self._serial
+
+    def _told(self, _: int) -> None:
+        received = receive_with_fds(self.ends[0].fileno(), conveyor.MAX_DATAGRAM)
+        told = conveyor.decode_outward(received.data, len(received.fds))
+        if isinstance(told, conveyor.Back):
+            self.returned.put((told, socket.socket(fileno=received.fds[0].take())))
+        elif isinstance(told, conveyor.Done):
+            self.done |= set(told.serials)
+        else:
+            self.taken |= set(told.serials)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.address, timeout=DEADLINE)
+
+    def close(self) -> None:
+        super().close()
+        close_all([*self.packs.values(), *self.ends])
+        self.listener.close()
+        while not self.returned.empty():
+            self.returned.get()[1].close()
 
 
 def read_all(sock: socket.socket) -> bytes:
@@ -354,6 +441,7 @@ class Kit:
     route = staticmethod(route)
     response = staticmethod(response)
     Instance = Instance
+    FILES: Any = None
     DEADLINE = DEADLINE
 
 
@@ -377,8 +465,36 @@ def door() -> Iterator[DoorStage]:
         stage.close()
 
 
+FILES: dict[str, bytes | None] = {
+    "index.html": b"<h1>home</h1>",
+    "style.css": b"body {}",
+    "404.html": b"<h1>lost</h1>",
+    "docs/index.html": b"docs",
+    "docs/a b.txt": b"with a blank",
+    "docs/\u00e4.html": b"umlaut",
+    "empty": None,
+    "nothing.txt": b"",
+    ".secret": b"no",
+    ".well-known/security.txt": b"contact",
+    "fildes.toml": b"no",
+    "ten.bin": bytes(range(256)) * 40,
+    "large.bin": bytes(range(256)) * 4000,
+}
+
+Kit.FILES = FILES
+
+
 @pytest.fixture
-def leave_no_children() -> Iterator[None]:
-    yield
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+def static() -> Iterator[StaticStage]:
+    """A running static daemon with s.test (FILES) and t.test/docs."""
+    stage = StaticStage()
+    stage.routes = [route("s.test", "5555", runtime="static"), route("t.test", "6666", "/docs", runtime="static")]
+    stage.site("5555", FILES)
+    stage.site("6666", {"index.html": b"t docs", "sub/index.html": b"t sub"})
+    try:
+        stage.start()
+        assert stage.store.ready.wait(DEADLINE)
+        yield stage
+        assert stage.alive(), "static died"
+    finally:
+        stage.close()

@@ -258,7 +258,9 @@ def test_no_more_than_64_unacknowledged(door, kit):
 
 
 def test_beyond_the_backlog_503(door, kit):
+    door.offer("aaaa")
     instance = door.instance("aaaa")
+    kit.until(lambda: "conveyor.aaaa" in door.store.deposits)
     clients = []
     try:
         for _ in range(64 + 128 + 10):

@@ -1,0 +1,159 @@
+"""From a request's head and a site to a Plan. Pure but for reads from the pack.
+
+Paths are looked up in the pack's index, and nowhere else: there is nothing outside to reach.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from fildes.static.conditions import byte_range, http_date, precondition
+from fildes.static.plan import SMALL, Plan, head
+from fildes.static.types import content_type
+from fildes.wire.http import Head, refusal
+from fildes.wire.http_fields import Bad
+
+if TYPE_CHECKING:
+    from fildes.pack.reader import Entry
+    from fildes.static.sites import Site
+
+ROOT: Final = "/app"
+_ESCAPED_SLASH: Final = re.compile(rb"%2[Ff]|%5[Cc]").search
+# Ours, not the site's. (Names with a dot in front are not served either, but /.well-known is: RFC 8615.)
+_HIDDEN: Final = ("/fildes.toml",)
+_SAFE: Final = "/!$&'()*+,;=:@-._~"
+
+
+def answer(request: Head, site: Site, prefix: str) -> Plan:
+    """`prefix` is the route's, "/" or "/docs": what lies below it is the site."""
+    method = request.line.method
+    keep = request.keep_alive and not request.has_body
+    shape = _Shape(keep, request.line.version == "1.0", method == "HEAD")
+    if method not in ("GET", "HEAD"):
+        return shape.text(405, "This is a static site: it answers GET and HEAD.", {"allow": "GET, HEAD"})
+    raw = request.line.raw_path
+    normal = _normal(raw)
+    if normal is None or _ESCAPED_SLASH(raw):
+        return _not_found(site, shape)
+    if normal != raw:
+        return shape.moved(normal, request.line.query)
+    inner = unquote_to_bytes(normal).decode("utf-8", "replace")[len(prefix.rstrip("/")) :]
+    if not inner:
+        return shape.moved(normal + b"/", request.line.query)
+    if _is_hidden(inner):
+        return _not_found(site, shape)
+    if inner.endswith("/"):
+        folder = site.pack.lookup(ROOT + inner.rstrip("/"))
+        entry = site.pack.lookup(f"{ROOT}{inner}index.html") if folder is not None else None
+    else:
+        entry = site.pack.lookup(ROOT + inner)
+        if entry is not None and entry.is_dir:
+            return shape.moved(normal + b"/", request.line.query)
+    if entry is None or entry.is_dir:
+        return _not_found(site, shape)
+    return _file(request, site, entry, shape)
+
+
+def _normal(raw: bytes) -> bytes | None:
+    """The path without dot segments and empty ones, otherwise as it was; None if it would climb out."""
+    if b"//" not in raw and b"." not in raw and b"%2" not in raw:
+        return raw
+    kept: list[bytes] = []
+    segments = raw.split(b"/")[1:]
+    for number, segment in enumerate(segments, 1):
+        plain = unquote_to_bytes(segment)
+        if plain == b"..":
+            if not kept:
+                return None
+            kept.pop()
+        elif plain not in (b"", b"."):
+            kept.append(segment)
+            continue
+        if number == len(segments) and kept:
+            kept.append(b"")
+    return b"/" + b"/".join(kept)
+
+
+def _is_hidden(inner: str) -> bool:
+    if inner in _HIDDEN:
+        return True
+    return "/." in inner and any(s.startswith(".") and s != ".well-known" for s in inner.split("/"))
+
+
+class _Shape:
+    """What all answers to one request have in common."""
+
+    def __init__(self, keep: bool, old: bool, head_only: bool) -> None:
+        self.keep, self.old, self.head_only = keep, old, head_only
+
+    def text(self, status: int, sentence: str, fields: dict[str, str | int] | None = None) -> Plan:
+        body = f"{sentence}\n".encode()
+        fields = {"content-type": "text/plain; charset=utf-8", "content-length": len(body), **(fields or {})}
+        return self.plan(status, fields, body)
+
+    def moved(self, path: bytes, query: bytes) -> Plan:
+        # One slash in front and none doubled: it can't lead to another host.
+        where = quote_from_bytes(path, safe=_SAFE + "%") + (f"?{query.decode('latin-1')}" if query else "")
+        return self.text(301, f"It is at {where}", {"location": where})
+
+    def plan(self, status: int, fields: dict[str, str | int], body: bytes) -> Plan:
+        start = head(status, fields, keep=self.keep, old=self.old)
+        return Plan(start, b"" if self.head_only else body, close=not self.keep)
+
+
+def _not_found(site: Site, shape: _Shape) -> Plan:
+    page = site.pack.lookup(f"{ROOT}/404.html")
+    if page is None or page.is_dir or page.size > SMALL:
+        return shape.text(404, "There is nothing at this address.")
+    fields: dict[str, str | int] = {"content-type": content_type(page.path), "content-length": page.size}
+    return shape.plan(404, fields, site.pack.read(page))
+
+
+def _file(request: Head, site: Site, entry: Entry, shape: _Shape) -> Plan:
+    etag = f'"{entry.etag.hex()}"'
+    mtime = max(0, entry.mtime)
+    fields: dict[str, str | int] = {"etag": etag}
+    if mtime:
+        fields["last-modified"] = http_date(mtime)
+    headers = request.fields.headers
+    status = precondition(headers, etag.encode(), mtime)
+    if status == 304:
+        return shape.plan(304, fields, b"")
+    if status == 412:
+        return shape.text(412, "It is not what the request expects any more.", {"etag": etag})
+    first, count, code = 0, entry.size, 200
+    part = byte_range(headers, entry.size, etag.encode(), mtime) if request.line.method == "GET" else "whole"
+    if part == "none":
+        return shape.text(416, "The range lies beyond the end.", {"content-range": f"bytes */{entry.size}"})
+    if part != "whole":
+        (first, count), code = part, 206
+        fields["content-range"] = f"bytes {first}-{first + count - 1}/{entry.size}"
+    fields |= {"content-type": content_type(entry.path), "content-length": count, "accept-ranges": "bytes"}
+    start = head(code, fields, keep=shape.keep, old=shape.old)
+    if shape.head_only:
+        return Plan(start, close=not shape.keep)
+    if count <= SMALL:
+        return Plan(start, site.read(entry.offset + first, count), close=not shape.keep)
+    return Plan(start, close=not shape.keep, site=site, offset=entry.offset + first, count=count)
+
+
+def refused(bad: Bad) -> Plan:
+    """For a head that is no request."""
+    start, _, body = refusal(bad).partition(b"\r\n\r\n")
+    return Plan(start + b"\r\n", body, close=True)
+
+
+def unavailable(request: Head) -> Plan:
+    return _passing(request, 503, "The site's files can't be read now.", {"retry-after": 1})
+
+
+def unknown(request: Head) -> Plan:
+    return _passing(request, 404, f"There is no site for this host: {request.host}", {})
+
+
+def _passing(request: Head, status: int, sentence: str, fields: dict[str, str | int]) -> Plan:
+    plan = _Shape(False, False, request.line.method == "HEAD").text(status, sentence, fields)
+    plan.passing = True
+    return plan
