@@ -37,7 +37,7 @@ def test_what_a_daemon_is_given(puppets: Puppets) -> None:
     assert about["fds"]["2"].startswith("pipe:")
     assert about["session"] == about["pid"]
     assert int(about["status"]["NoNewPrivs"]) == 1
-    assert about["status"]["Name"] == "fildes-alpha"
+    assert about["status"]["Name"] == "fd-alpha"
     assert int(about["status"]["CapEff"], 16) == int(about["status"]["CapPrm"], 16) == 0
     assert about["settings"]["state"] == str(node.state)
     assert set(door.ask("door", "about")["named"]) == {
@@ -134,6 +134,7 @@ def test_a_thousand_deposits_leave_no_descriptor_in_init(puppets: Puppets) -> No
     node, door = puppets()
     with open("/dev/null", "rb") as null:
         door.ask("alpha", "deposit", null.fileno(), key="first", drop=True)
+        door.ask("alpha", "collect")  # init has read all before it answers this
         before = fds_of(node.init), fds_of(node.daemons()["alpha"])
         door.ask("alpha", "deposit", null.fileno(), null.fileno(), key="k{}", times=1000, drop=True)
         door.ask("alpha", "deposit", null.fileno(), key="same", times=1000)
@@ -220,6 +221,47 @@ def test_a_child_that_a_killed_daemon_left_is_killed_with_it(puppets: Puppets) -
 
 def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_child_in_the_group_of_a_killed_daemon_is_killed_with_it(puppets: Puppets) -> None:
+    node, door = puppets()
+    door.ask("alpha", "linger", session=False)
+    [left] = _children(node.daemons()["alpha"])
+    node.kill("alpha")
+    eventually(lambda: not Path(f"/proc/{left}").exists(), what="the child to be gone")
+
+
+def test_garbage_is_refused_with_a_line_each_and_harms_nobody(puppets: Puppets) -> None:
+    node, door = puppets()
+    before = fds_of(node.init)
+    door.ask("alpha", "garbage")
+    assert door.ask("alpha", "collect") == {"deposits": []}
+    assert "fildes: alpha: a frame for init starts with one of 'rdxcp', not b'?'" in node.output()
+    assert node.output().count("fildes: alpha: ") == 5  # and then it is quiet about it
+    assert fds_of(node.init) == before
+    assert door.ask("beta", "collect") == {"deposits": []}
+
+
+def test_a_daemon_that_asks_and_never_reads_slows_itself_only(puppets: Puppets) -> None:
+    node, door = puppets()
+    with open("/dev/null", "rb") as null:
+        door.ask("alpha", "deposit", *[null.fileno()] * 4, key="k{}", times=200, blob="x" * 1000)
+    before = fds_of(node.init)
+    assert door.ask("alpha", "flood")["asked"] > 256
+    began = time.monotonic()
+    assert door.ask("beta", "collect") == {"deposits": []}
+    assert time.monotonic() - began < 0.25
+    used = _cpu(node.init)
+    eventually(lambda: time.monotonic() - began > 0.5)
+    assert _cpu(node.init) - used <= 2  # hundredths of a second: init waits for room, it does not spin
+    node.kill("alpha")
+    assert door.ask("alpha", "collect", silent=True) == {"count": 200}
+    assert fds_of(node.init) == before
+
+
+def _cpu(pid: int) -> int:
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(words[11]) + int(words[12])
 
 
 def test_a_crash_loop_is_slowed_down_and_said_and_the_rest_goes_on(puppets: Puppets) -> None:

@@ -31,6 +31,7 @@ def test_it_keeps_restarts_and_ends_like_root_s(puppets: Puppets, unprivileged: 
     node, door = puppets(**unprivileged.options)
     with open("/dev/null", "rb") as null:
         door.ask("alpha", "deposit", null.fileno(), key="one", drop=True)
+        door.ask("alpha", "collect")  # init has read all before it answers this
         before = fds_of(node.init)
         door.ask("alpha", "deposit", null.fileno(), key="one")
     node.kill("alpha")

@@ -96,7 +96,7 @@ def test_the_table_is_sound():
     uids = [d.uid for d in daemons if d.uid is not None]
     assert len(set(uids)) == len(uids) == len(daemons) - 1
     assert {d.restart for d in daemons} <= {"permanent", "transient", "temporary"}
-    assert all(len(f"fildes-{d.name}".encode()) <= 19 for d in daemons)
+    assert all(len(f"fd-{d.name}".encode()) <= 15 for d in daemons)  # a process name as `ps` shows it
     assert max(d.shutdown for d in daemons) < CLOSING_TIME < 3
 
 

@@ -7,7 +7,6 @@ import importlib.util
 import os
 import platform
 import resource
-import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -56,14 +55,13 @@ def _interpreter() -> Iterator[Check]:
     )
     for name, essential, lost in (
         ("msgspec", True, "everything: daemons talk through it"),
+        ("uv", True, "publishing: it resolves what programs require"),
         ("uvloop", False, "speed of programs on asyncio"),
         ("wsproto", False, "WebSockets"),
     ):
         present = importlib.util.find_spec(name) is not None
         found = "installed" if present else "not installed"
         yield Check(name, present, found, lost, f"pip install {name}", essential)
-    uv = shutil.which("uv") or shutil.which("uv", path=os.path.dirname(sys.executable))
-    yield Check("uv", uv is not None, uv or "not found", "publishing a folder with requirements.txt", "pip install uv")
     trap = Path(fildes.__file__).parent / "runtime" / "libfildes_trap.so"
     yield Check(
         "trap library",

@@ -111,7 +111,7 @@ def _confine(daemon: Daemon, given: Given) -> None:
     process.set_parent_death_signal(signal.SIGKILL)  # after `become`: a change of uid clears it
     if os.getppid() != parent:
         raise OSError("init ended while this was being started")
-    process.set_name(f"fildes-{daemon.name}")
+    process.set_name(f"fd-{daemon.name}")  # 15 bytes: "fd-orchestrator"
 
 
 def _main(daemon: Daemon, given: Given) -> int:

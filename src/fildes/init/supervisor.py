@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -166,8 +167,11 @@ class Supervisor:
             self.close("told to stop")
 
     def _reap(self) -> None:
-        for pid, status in _dead_children():
+        for pid in _dead_children():
             child = next((child for child in self.children.values() if child.pid == pid), None)
+            if child is not None:
+                _kill_group(pid)
+            _, status = os.waitpid(pid, 0)
             if child is not None:
                 self._ended(child, status)
             elif not self.upgrade.checked(pid, status):
@@ -227,12 +231,14 @@ class Supervisor:
         return wire.Process(nonce, child.pid, child.restarts, child.state, child.spec.name), pidfd
 
 
-def _dead_children() -> Iterator[tuple[int, int]]:
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        yield pid, status
+def _dead_children() -> Iterator[int]:
+    """The children that have ended, one by one; each has to be reaped before the next is asked for."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            yield ended.si_pid
+
+
+def _kill_group(pid: int) -> None:
+    """Kill what a dead daemon, not yet reaped, left in its process group; a cgroup, if there is one, catches the rest."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)

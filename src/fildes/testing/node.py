@@ -166,7 +166,7 @@ class Node:
     def daemons(self) -> dict[str, int]:
         """The pids of the daemons that run, by name, as seen from here."""
         names = {pid: traces.name(pid) for pid in traces.children(self.init)}
-        prefix = "fildes-"
+        prefix = "fd-"
         return {name.removeprefix(prefix): pid for pid, name in names.items() if name.startswith(prefix)}
 
     @property

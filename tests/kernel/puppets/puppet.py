@@ -6,6 +6,7 @@ The daemon "door" holds the control socket and the far end of everybody's channe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from fildes.daemon.store import Store
 from fildes.init.table import Daemon
 from fildes.kernel.fds import Fd, close_all, receive_with_fds, send_with_fds, set_blocking
 from fildes.kernel.loop import EPOLLIN, Loop
+from fildes.wire import store as wire
 
 TABLE = (
     Daemon("alpha", "puppet", 1, directory=("state", "alpha"), deposits=2000, deposited_fds=4000),
@@ -160,15 +162,35 @@ class Puppet:
         return {"ok": True}
 
     async def do_linger(self, order: dict[str, Any], fds: list[Fd]) -> Any:
-        """A child in a session of its own that ignores what it can."""
+        """A child, in a session of its own or not, that ignores what it can."""
         child = os.fork()
         if child == 0:
-            os.setsid()
+            if order.get("session", True):
+                os.setsid()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
             while True:
                 signal.pause()
         return {"pid": child}
+
+    async def do_garbage(self, order: dict[str, Any], fds: list[Fd]) -> Any:
+        """Frames that are none, and one with more descriptors than a frame may have."""
+        number = self.inheritance.store.fileno()
+        for data in (b"?", b"d", b"d\xff", b"c123", b"x" * 2000, b"r" * 5000, b"W" + bytes(8)):
+            send_with_fds(number, data, [number])
+        send_with_fds(number, b"d\x01k", [number] * 20)
+        return {"ok": True}
+
+    async def do_flood(self, order: dict[str, Any], fds: list[Fd]) -> Any:
+        """Ask, and never read, until there is no room for another question."""
+        number = self.inheritance.store.fileno()
+        self.loop.unwatch(number)
+        asked = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                send_with_fds(number, wire.encode(wire.Collect(1, 0)), flags=socket.MSG_DONTWAIT)
+                asked += 1
+        return {"asked": asked}
 
     async def do_about(self, order: dict[str, Any], fds: list[Fd]) -> Any:
         with open("/proc/self/status", encoding="ascii") as file:
