@@ -239,6 +239,6 @@ def _dead_children() -> Iterator[int]:
 
 
 def _kill_group(pid: int) -> None:
-    """Kill what a dead daemon, not yet reaped, left in its process group; a cgroup, if there is one, catches the rest."""
+    """Kill what a dead daemon, not yet reaped, left in its process group; a cgroup, if there is one, catches more."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
