@@ -25,7 +25,7 @@ static int64_t resolution_ns = 4000000;
 enum { REALTIME, MONOTONIC, PROCESS_CPU, THREAD_CPU, MONOTONIC_RAW, REALTIME_COARSE, MONOTONIC_COARSE, BOOTTIME,
        REALTIME_ALARM, BOOTTIME_ALARM, TAI = 11 };
 
-static int64_t coarse_ns(void) {
+int64_t coarse_ns(void) {
     int64_t now[2];
     if (sys(SYS_clock_gettime, MONOTONIC_COARSE, now, 0, 0) < 0)
         return 0;

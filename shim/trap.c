@@ -21,7 +21,9 @@
 
 static uint64_t answered;
 
-/* --- signals: SIGSYS stays unblocked, or the next trap would be fatal */
+/* --- signals: SIGSYS and SIGSEGV stay unblocked, or the next trap would be fatal */
+
+#define BIT(signal) ((uint64_t)1 << ((signal) - 1))
 
 static word signal_mask(word how, const uint64_t *set, uint64_t *old, word size, ucontext_t *context) {
     uint64_t mask, given = 0;
@@ -32,7 +34,7 @@ static word signal_mask(word how, const uint64_t *set, uint64_t *old, word size,
         return -EFAULT;
     uint64_t before = mask;
     if (set) {
-        given = *set & ~((uint64_t)1 << (SIGSYS - 1) | (uint64_t)1 << (SIGKILL - 1) | (uint64_t)1 << (SIGSTOP - 1));
+        given = *set & ~(BIT(SIGSYS) | BIT(SIGSEGV) | BIT(SIGKILL) | BIT(SIGSTOP));
         if (how == SIG_BLOCK)
             mask |= given;
         else if (how == SIG_UNBLOCK)
@@ -48,14 +50,61 @@ static word signal_mask(word how, const uint64_t *set, uint64_t *old, word size,
     return 0;
 }
 
-static word signal_action(word number, uint64_t *old) {
-    if (number != SIGSYS)
-        return -EPERM; /* the filter traps no other */
-    if (old && !readable(old, 32))
+/* What rt_sigaction(2) takes, unlike sigaction(3). */
+struct kernel_action {
+    void (*handler)(int, siginfo_t *, void *);
+    uint64_t flags, restorer, mask;
+};
+#define NO_HANDLER ((void (*)(int, siginfo_t *, void *))1) /* SIG_IGN; SIG_DFL is NULL */
+
+static struct kernel_action programs_segv; /* what the program wants done about SIGSEGV */
+static void on_sigsegv(int number, siginfo_t *info, void *context);
+
+/* SIGSYS stays ours whatever the program says. SIGSEGV too, but what it says is done when the fault is not ours. */
+static word signal_action(word number, const struct kernel_action *set, struct kernel_action *old) {
+    if ((set && !readable(set, sizeof *set)) || (old && !readable(old, sizeof *old)))
         return -EFAULT;
+    struct kernel_action given = {0}, before = {0};
+    if (set)
+        given = *set;
+    if (number == SIGSEGV)
+        before = programs_segv;
     if (old)
-        memset(old, 0, 32);
+        *old = before;
+    if (given.handler == on_sigsegv) /* saved when it was enabled, and put back: faulthandler does */
+        given.handler = NULL;
+    if (set && number == SIGSEGV)
+        programs_segv = given;
     return 0;
+}
+
+/* --- the time-stamp counter: it was switched off (PR_SET_TSC), so that rdtsc faults; libraries that use it at their
+ * start, OpenBLAS for one, get the coarse clock instead */
+
+static void on_sigsegv(int number, siginfo_t *info, void *context_) {
+#if defined(__x86_64__)
+    greg_t *r = ((ucontext_t *)context_)->uc_mcontext.gregs;
+    const uint8_t *code = (const uint8_t *)r[REG_RIP];
+    if (info->si_code == SI_KERNEL && readable(code, 3)) {
+        int length = code[0] == 0x0f && code[1] == 0x31 ? 2 : code[0] == 0x0f && code[1] == 0x01 && code[2] == 0xf9 ? 3 : 0;
+        if (length) {
+            uint64_t now = coarse_ns();
+            r[REG_RAX] = (uint32_t)now;
+            r[REG_RDX] = now >> 32;
+            if (length == 3) /* rdtscp says which CPU, too */
+                r[REG_RCX] = 0;
+            r[REG_RIP] += length;
+            return;
+        }
+    }
+#endif
+    if (programs_segv.handler && programs_segv.handler != NO_HANDLER) {
+        programs_segv.handler(number, info, context_);
+        return;
+    }
+    /* Nobody's: with the default action the same instruction faults again, and ends the process. */
+    struct kernel_action end = {0};
+    sys(SYS_rt_sigaction, SIGSEGV, &end, 0, 8);
 }
 
 /* --- the table of contents */
@@ -197,7 +246,7 @@ static word answer(word nr, const word *a, ucontext_t *context) {
     case SYS_rt_sigprocmask:
         return signal_mask((int)a[0], (uint64_t *)a[1], (uint64_t *)a[2], a[3], context);
     case SYS_rt_sigaction:
-        return signal_action((int)a[0], (uint64_t *)a[2]);
+        return signal_action((int)a[0], (struct kernel_action *)a[1], (struct kernel_action *)a[2]);
     default:
         return -ENOSYS;
     }
@@ -237,6 +286,20 @@ void unlock(int *at) {
 
 /* --- what trap.py calls, before the filter is on */
 
+/* In the zygote, once rdtsc faults. 0 or -errno. */
+PUBLIC int fildes_trap_hide_tsc(void) {
+    struct sigaction action, before;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = on_sigsegv;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK; /* as faulthandler wants it, whose handler it may call */
+    sigemptyset(&action.sa_mask);
+    if (sigaction(SIGSEGV, &action, &before) < 0)
+        return -errno;
+    if (before.sa_sigaction != on_sigsegv)
+        programs_segv.handler = before.sa_sigaction;
+    return 0;
+}
+
 /* null: an open /dev/null, or -1. first_fd: named files of /tmp are kept at descriptors from this one on. 0 or -errno. */
 PUBLIC int fildes_trap_activate(int null, int first_fd) {
     struct sigaction action;
@@ -259,6 +322,9 @@ PUBLIC int fildes_trap_activate(int null, int first_fd) {
     sigdelset(&action.sa_mask, SIGILL);
     if (sigaction(SIGSYS, &action, NULL) < 0)
         return -errno;
+    int failed = fildes_trap_hide_tsc(); /* again: the program may have put its own there */
+    if (failed)
+        return failed;
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGSYS);

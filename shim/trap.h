@@ -188,6 +188,7 @@ extern struct secret {
 extern int secret_count;
 
 int64_t wall_seconds(void); /* 0 without a clock */
+int64_t coarse_ns(void);
 void measure_clock(void); /* before the filter is on */
 word clock_get(word clock, int64_t *out);
 word clock_resolution(word clock, int64_t *out);

@@ -6,10 +6,8 @@ an instance would share its random numbers with its siblings.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import functools
-import gc
 import os
 import sys
 import time
@@ -17,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from fildes.runtime.kit import Kit
+from fildes.runtime.trap import set_on_type
 
 
 def missing(kind: str, what: str) -> str:
@@ -79,9 +78,9 @@ def _refuse_time() -> None:
     for name, position in (("strftime", 2), ("asctime", 1)):
         setattr(time, name, _with_argument(getattr(time, name), refusing(f"time.{name}()"), position))
     for name in ("now", "utcnow"):
-        _set_on_type(datetime.datetime, name, classmethod(refusing(f"datetime.{name}()")))
+        set_on_type(datetime.datetime, name, classmethod(refusing(f"datetime.{name}()")))
     for kind, name in ((datetime.datetime, "today"), (datetime.date, "today")):
-        _set_on_type(kind, name, classmethod(refusing(f"{kind.__name__}.today()")))
+        set_on_type(kind, name, classmethod(refusing(f"{kind.__name__}.today()")))
 
 
 def _with_argument(plain: Callable[..., Any], refuse: Callable[..., NoReturn], position: int) -> Callable[..., Any]:
@@ -108,13 +107,6 @@ class _TimeOfLogs:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
-
-
-def _set_on_type(kind: type, name: str, value: object) -> None:
-    """Set an attribute of a type of C, which does not allow it: its dict is what its mappingproxy refers to."""
-    members = next(o for o in gc.get_referents(kind.__dict__) if isinstance(o, dict))
-    members[name] = value
-    ctypes.pythonapi.PyType_Modified(ctypes.py_object(kind))
 
 
 # --- randomness

@@ -27,8 +27,10 @@ TMP = "/tmp/"
 
 # They test Python itself, or are of no use in here. A fork costs half a microsecond for each mapping, of which a
 # library has five or six.
-_LEFT_OUT = ("_test", "_xx", "xx", "_ctypes_test", "_tkinter", "_curses", "readline", "_gdbm", "_dbm", "_interp")
-_LEFT_OUT += ("_lsprof", "_posixshmem", "_crypt", "nis", "ossaudiodev", "spwd", "syslog")
+_LEFT_OUT = (
+    *("_test", "_xx", "xx", "_ctypes_test", "_tkinter", "_curses", "readline", "_gdbm", "_dbm", "_interp"),
+    *("_lsprof", "_posixshmem", "_crypt", "nis", "ossaudiodev", "spwd", "syslog"),
+)
 
 _plain_open = io.open
 _roots: tuple[str, ...] = ()
@@ -51,6 +53,7 @@ def prelude(paths: Iterable[str]) -> None:
     import tempfile  # noqa: F401
 
     mimetypes.init()
+    _keep_libraries_single_threaded()
     for library in shared_libraries([sysconfig.get_config_var("DESTSHARED") or "", *folders]):
         # One that cannot be loaded now could not be later: its import will say so.
         try:
@@ -107,6 +110,15 @@ def _explain(error: OSError) -> None:
             f"{os.strerror(errno.ENOENT)}: not in this release; publish it with the program, "
             f"or let the kernel look for it: the line [grants.files] in the manifest would allow that"
         )
+
+
+def _keep_libraries_single_threaded() -> None:
+    """Some start a thread for each CPU when they are loaded, and a process with threads can't be forked. The program's
+    own environment goes first; it does not see what is added here.
+    """
+    setenv = ctypes.CDLL(None).setenv
+    for name in (b"OPENBLAS_NUM_THREADS", b"OMP_NUM_THREADS", b"MKL_NUM_THREADS", b"BLIS_NUM_THREADS"):
+        setenv(name, b"1", 0)
 
 
 def _explain_late_libraries() -> None:

@@ -14,12 +14,14 @@ def main() -> None:
     order = json.loads(sys.argv[1])
     sys.path.insert(0, order["src"])
     from fildes.kernel import seccomp, timers
-    from fildes.kernel.process import set_no_new_privs, unmap_vdso
+    from fildes.kernel.process import set_no_new_privs, set_tsc_faults, unmap_vdso
     from fildes.runtime import files, trap
     from fildes.runtime.kit import Kit
 
-    if order["no_vdso"] and unmap_vdso():
-        raise RuntimeError("the vDSO stayed")
+    if order["no_vdso"]:
+        if unmap_vdso():
+            raise RuntimeError("the vDSO stayed")
+        set_tsc_faults()
     sys.path[:] = ["/app", *(p for p in sys.path if p != order["src"]), order["src"]]
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     packs = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in order["packs"]]

@@ -4,7 +4,12 @@
 
 from __future__ import annotations
 
+import platform
+import signal
+import textwrap
 from typing import Any
+
+import pytest
 
 BEFORE = (
     "from time import time as captured\nfrom datetime import datetime as Captured\nfrom os import urandom as drawn\n"
@@ -229,3 +234,31 @@ def test_a_profile_line_without_an_answer_ends_in_an_errno(instance: Any) -> Non
     allowed = {"uname", "rt_sigprocmask", "rt_sigaction", "umask", "memfd_create", "clock_getres", "gettimeofday"}
     for name, errors in seen.items():
         assert all(errors) or name in allowed, (name, errors)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="an instruction of x86_64")
+def test_the_time_stamp_counter_is_the_coarse_clock_and_other_faults_are_the_programs(instance: Any) -> None:
+    instance.before = """
+        import ctypes, faulthandler, mmap
+        code = mmap.mmap(-1, 4096, prot=7)
+        code.write(bytes.fromhex("0f3148c1e2204809d0c3" "0f01f948c1e2204809d0c3"))
+        address = ctypes.addressof(ctypes.c_char.from_buffer(code))
+        rdtsc, rdtscp = ctypes.CFUNCTYPE(ctypes.c_uint64)(address), ctypes.CFUNCTYPE(ctypes.c_uint64)(address + 10)
+        early = rdtsc()
+        faulthandler.enable()
+    """
+    program = textwrap.dedent("""
+        import json, time
+        first = rdtsc()
+        time.sleep(0.1)
+        second = rdtscp()
+        print(json.dumps([first >= early, second - first, abs(second - time.monotonic_ns())]), flush=True)
+    """)
+    seen = instance.run(program).json()
+    assert seen[0]
+    assert 50_000_000 <= seen[1] < 2_000_000_000
+    assert seen[2] < 1_000_000_000
+    died = instance.run(program + "ctypes.string_at(8)\n")
+    assert died.status == -signal.SIGSEGV
+    assert died.err.count("Segmentation fault") == 1
+    assert "program.py" in died.err
