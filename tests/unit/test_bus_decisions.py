@@ -145,13 +145,16 @@ def test_a_bucket_gives_a_burst_and_then_its_rate() -> None:
 
 def test_unread_descriptors_are_bounded_by_what_was_sent_and_by_the_bytes_that_wait() -> None:
     unread = Unread(768)
-    unread.sent(100)
-    assert unread.at_most(1_000_000, 1) == 100
-    assert unread.at_most(3 * 768, 1) == 3
-    assert unread.at_most(768, 16) == 3
-    unread.sent(5)
-    assert unread.at_most(0, 1) == 0
-    assert unread.at_most(768, 1) == 0
+    for _ in range(100):
+        unread.sent(1)
+    assert unread.at_most(1_000_000) == 100
+    assert unread.at_most(3 * 768) == 3
+    unread.sent(2)
+    unread.sent(0)
+    assert unread.at_most(3 * 768) == 3  # the last three: one, two and none
+    assert unread.at_most(2000) == 2
+    assert unread.at_most(0) == 0
+    assert unread.at_most(768) == 0
 
 
 # — denials —

@@ -62,7 +62,7 @@ class Endpoint:
         if self._gone:
             return False
         unread = sockets.unread(self._fd.fileno())
-        return self._unread.at_most(unread, MAX_FDS) + self._fds < self.limits.unread_fds
+        return self._unread.at_most(unread) + self._fds < self.limits.unread_fds
 
     def send(self, data: bytes, fds: Sequence[Fd] = ()) -> None:
         """Send, or queue whatever `has_room` says. Consumes `fds`."""

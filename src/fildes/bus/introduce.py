@@ -74,7 +74,7 @@ class Introducer:
             self.forget(release)
 
     def _introduce(self, conveyor: _Conveyor, caller: str, service: str, release: str) -> Fd | None:
-        waiting = conveyor.unread.at_most(sockets.unread(conveyor.fd.fileno()), 1)
+        waiting = conveyor.unread.at_most(sockets.unread(conveyor.fd.fileno()))
         busy = Refused("busy", f"{service} has {waiting} connections waiting that it has not taken; try again later")
         if waiting >= _WAITING:
             raise busy

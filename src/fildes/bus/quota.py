@@ -6,6 +6,7 @@ that asks without reading stops being read itself, and nobody else notices.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final, NamedTuple
 
 
@@ -55,23 +56,22 @@ class Bucket:
 class Unread:
     """Descriptors sent into a socket, and how many of them may still wait there.
 
-    The kernel does not tell how many; it tells how many bytes are unread (SIOCOUTQ, unix(7)), which bounds them: no
-    datagram takes less than `charge` of the send buffer (`kernel.sockets.smallest_charge`).
+    The kernel does not tell how many; it tells how many bytes are unread (SIOCOUTQ, unix(7)). No datagram takes less
+    than `charge` of them (`kernel.sockets.smallest_charge`), and they are read in order: so only the last few wait.
     """
 
     __slots__ = ("_charge", "_sent")
 
     def __init__(self, charge: int) -> None:
         self._charge = charge
-        self._sent = 0
+        self._sent: deque[int] = deque(maxlen=1024)  # more datagrams than a queue holds
 
     def sent(self, fds: int) -> None:
-        self._sent += fds
+        """A datagram with `fds` was sent. Datagrams of others in the same queue need not be told."""
+        self._sent.append(fds)
 
-    def at_most(self, unread_bytes: int, fds_each: int) -> int:
-        """How many may be unread, when a datagram carried `fds_each` at most."""
-        if unread_bytes == 0:
-            self._sent = 0
-        else:
-            self._sent = min(self._sent, -(-unread_bytes // self._charge) * fds_each)
-        return self._sent
+    def at_most(self, unread_bytes: int) -> int:
+        datagrams = unread_bytes // self._charge
+        while len(self._sent) > datagrams:
+            self._sent.popleft()
+        return sum(self._sent)

@@ -23,7 +23,6 @@ from fildes.wire.message import MAX_DATAGRAM
 from fildes.wire.tenant import MAX_REQUEST
 
 _PATIENCE: Final = 20.0  # seconds for a driver
-_WAIT: Final = 30  # seconds that the sdk's side waits for the bus, before it says so
 _TELL_EVERY: Final = 1.0  # seconds between two refusals in a program's log
 
 _encoder = msgspec.msgpack.Encoder()
@@ -82,7 +81,6 @@ class Tenants:
             # The instance's own queue is short: what waits there is kernel memory on nobody's account.
             sockets.limit_queue(theirs.fileno(), 2 * MAX_REQUEST)
             sockets.limit_queue(ours.fileno(), MAX_DATAGRAM)
-            sockets.limit_waits(theirs.fileno(), _WAIT)
             self._last += 1
             key = f"channel.{self._last}"
             # In the store before the other end leaves: a killed bus must not take the channel with it.

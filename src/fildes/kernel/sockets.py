@@ -14,7 +14,6 @@ from typing import Final
 SO_PASSRIGHTS: Final = 83  # asm-generic/socket.h, 6.16
 SIOCOUTQ: Final = termios.TIOCOUTQ  # the same number, linux/sockios.h
 
-_TIMEVAL = struct.Struct("ll")
 _INT = struct.Struct("i")
 
 
@@ -28,13 +27,6 @@ def refuse_rights(sock: int) -> bool:
                 raise
             return False
     return True
-
-
-def limit_waits(sock: int, seconds: int) -> None:
-    """Blocking calls on `sock` fail with EAGAIN after `seconds`, whoever holds it (SO_RCVTIMEO, SO_SNDTIMEO)."""
-    with _Borrowed(sock) as borrowed:
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            borrowed.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(seconds, 0))
 
 
 def limit_queue(sock: int, size: int) -> None:

@@ -36,7 +36,7 @@ from fildes.sdk.program import Face, Grant, bind, current
 if TYPE_CHECKING:
     from http.client import HTTPConnection
 
-    from fildes.sdk.http import Response
+    from fildes.sdk.client import Response
 
 __all__ = [
     "Clock",
@@ -94,7 +94,7 @@ def connect(name: str) -> _socket.socket:
 
 def http(name: str, *, timeout: float | None = 30.0) -> HTTPConnection:
     """An http.client.HTTPConnection over the connect grant `name`. It blocks: in coroutines use `fetch`."""
-    from fildes.sdk.http import http
+    from fildes.sdk.client import http
 
     return http(name, timeout=timeout)
 
@@ -103,7 +103,7 @@ async def fetch(
     name: str, path: str, *, method: str = "GET", body: bytes = b"", headers: _Mapping[str, str] | None = None
 ) -> Response:
     """One HTTP request by the connect grant `name` over a connection of its own; answers of up to 16 MiB."""
-    from fildes.sdk.http import fetch
+    from fildes.sdk.client import fetch
 
     return await fetch(name, path, method=method, body=body, headers=headers)
 

@@ -1,13 +1,14 @@
 """A program's end of its channel to the bus: one request at a time or many, from threads and from event loops.
 
-Blocking calls are bounded by the socket itself: the bus set its time limits before it was handed out, because under
-the serve profile a program cannot. An answer is read by whoever waits at the moment, for all who wait.
+An answer is read by whoever waits at the moment, for all who wait. No more than WINDOW requests are with the bus at a
+time, the others wait here: so the bus never has to refuse one for those before it.
 """
 
 from __future__ import annotations
 
 import array
 import os
+import select
 import socket
 import threading
 from collections import deque
@@ -18,6 +19,7 @@ from fildes.sdk.errors import Denied, Unavailable
 from fildes.wire import tenant
 from fildes.wire.tenant import Answer, Malformed
 
+_PATIENCE: Final = 30_000  # milliseconds; a bus that is started again takes a few dozen
 _ROOM: Final = socket.CMSG_SPACE(tenant.MAX_FDS * 4)
 
 Opened = tuple[Any, list[int]]  # a reply's body, and the descriptors beside it
@@ -33,14 +35,17 @@ class Waiting:
 
 
 class Channel:
-    """Owns the socket with the number `fd`: SOCK_SEQPACKET, blocking, with time limits."""
+    """Owns the socket with the number `fd`, SOCK_SEQPACKET. It may be blocking or not: event loops change that."""
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
         self._turn = threading.Condition()
         self._reading = False
         self._waiting: dict[int, Waiting] = {}
-        self._backlog: deque[bytes] = deque()  # what the queue had no room for: each answer read makes some
+        self._sent: set[int] = set()  # of those, what the bus has and did not answer yet; WINDOW at most
+        self._unsent: deque[int] = deque()
         self._last = 0
         self._epoch: int | None = None
 
@@ -64,10 +69,13 @@ class Channel:
                     break
                 self._reading = True
             try:
-                self._receive(0)
+                if not self._poll.poll(_PATIENCE):
+                    raise Unavailable("the bus did not answer in time; an operator sees why: fildes ps --all")
+                self._receive()
             except Unavailable as error:
-                waiting.done, waiting.result = True, error
-                self._waiting.pop(number, None)
+                with self._turn:
+                    waiting.done, waiting.result = True, error
+                    self._forget(number)
             finally:
                 with self._turn:
                     self._reading = False
@@ -88,7 +96,7 @@ class Channel:
                 return
             self._reading = True
         try:
-            while self._receive(socket.MSG_DONTWAIT):
+            while self._receive():
                 pass
         except Unavailable as error:
             self._fail_all(error)
@@ -101,6 +109,8 @@ class Channel:
         with self._turn:
             failed = list(self._waiting.values())
             self._waiting.clear()
+            self._sent.clear()
+            self._unsent.clear()
             for waiting in failed:
                 waiting.done, waiting.result = True, error
         for waiting in failed:
@@ -110,7 +120,7 @@ class Channel:
     def give_up(self, number: int) -> None:
         """Nobody waits for this answer any more: what comes with it is closed."""
         with self._turn:
-            self._waiting.pop(number, None)
+            self._waiting.pop(number, None)  # it stays among the sent: its answer is still to be read
 
     # — both —
 
@@ -122,28 +132,40 @@ class Channel:
             raise Denied("too-large", str(error)) from error
         waiting = Waiting(request, on_done)
         self._waiting[self._last] = waiting
-        self._backlog.append(request)
-        self._flush()
+        self._unsent.append(self._last)
+        try:
+            self._flush()
+        except Unavailable:
+            self._forget(self._last)
+            raise
         return self._last, waiting
 
-    def _flush(self) -> None:
-        while self._backlog:
-            try:
-                self._socket.send(self._backlog[0], socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                raise Unavailable(f"the channel to the bus has ended: {error.strerror}") from error
-            self._backlog.popleft()
+    def _forget(self, number: int) -> None:
+        self._waiting.pop(number, None)
+        self._sent.discard(number)
 
-    def _receive(self, flags: int) -> bool:
-        """Read one datagram and give it to whom it is for. False: there was none (with MSG_DONTWAIT)."""
+    def _flush(self) -> None:
+        """Send what fits into the window; each answer makes room for another."""
+        while self._unsent and len(self._sent) < tenant.WINDOW:
+            number = self._unsent[0]
+            waiting = self._waiting.get(number)
+            if waiting is not None:  # else it was given up
+                try:
+                    self._socket.send(waiting.request, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    return  # full of what was sent again to a new bus: its answers are on their way
+                except OSError as error:
+                    raise Unavailable(f"the channel to the bus has ended: {error.strerror}") from error
+                self._sent.add(number)
+            self._unsent.popleft()
+
+    def _receive(self) -> bool:
+        """Read one datagram and give it to whom it is for. False: there was none."""
+        flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
         try:
-            data, control, result, _ = self._socket.recvmsg(tenant.MAX_ANSWER, _ROOM, flags | socket.MSG_CMSG_CLOEXEC)
+            data, control, result, _ = self._socket.recvmsg(tenant.MAX_ANSWER, _ROOM, flags)
         except BlockingIOError:
-            if flags:
-                return False
-            raise Unavailable("the bus did not answer in time; an operator sees why: fildes ps --all") from None
+            return False
         except OSError as error:
             raise Unavailable(f"the channel to the bus has ended: {error.strerror}") from error
         fds = array.array("i")
@@ -169,6 +191,7 @@ class Channel:
                 _close(fds)
                 self._on_hello(answer.epoch)
                 return
+            self._sent.discard(answer.id)
             self._flush()
             waiting = self._waiting.pop(answer.id, None)
             if waiting is None or answer.kind == "event":
@@ -188,7 +211,8 @@ class Channel:
         """The bus was started again, and has forgotten what it was asked."""
         known, self._epoch = self._epoch, epoch
         if known is not None and known != epoch:
-            self._backlog = deque(waiting.request for waiting in self._waiting.values())
+            self._unsent = deque(self._waiting)
+            self._sent.clear()
             self._flush()
 
 

@@ -1,6 +1,6 @@
 """What the bus itself answers: to the orchestrator and to the operator's door. A tenant's verbs are in wire/tenant.py.
 
-bus.channel   from orchestrator   Channel → Empty + [the instance's end, SEQPACKET, blocking, 30 s time limits]
+bus.channel   from orchestrator   Channel → Empty + [the instance's end, SOCK_SEQPACKET]
 bus.close     from orchestrator   Close → Empty       every channel of that release ends at once
 bus.denials   from debug          AskDenials → Denials   what was refused lately, newest last
 bus.status    from debug          Empty → Status      what the bus holds

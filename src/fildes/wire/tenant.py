@@ -21,6 +21,7 @@ VERSION: Final = 1
 MAX_REQUEST: Final = 4096  # bytes of one datagram of a tenant
 MAX_ANSWER: Final = 128 * 1024
 MAX_FDS: Final = 16
+WINDOW: Final = 8  # requests without an answer at a time; with more, those that open something may be refused ("busy")
 MAX_ID: Final = (1 << 40) - 1
 _DEPTH: Final = 32  # nesting; nothing that the bus says is deeper than six
 
