@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import select
 import signal
@@ -51,7 +52,7 @@ def traced(source: str) -> tuple[bool, str, int]:
         finally:
             os._exit(1)
     os.close(writer)
-    found = process.hide_vdso_at_exec(pid)
+    found = bool(process.hide_vdso_at_exec(pid))
     with os.fdopen(reader) as file:
         text = file.read()
     return found, text, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -59,6 +60,31 @@ def traced(source: str) -> tuple[bool, str, int]:
 
 def test_hidden_unmapped_inherited() -> None:
     assert traced(PROGRAM) == (True, "0 []\n0\n", 0)
+
+
+def test_unmapped_by_what_the_tracer_saw() -> None:
+    """Without /proc in the program: the tracer, which has it, tells where the pages are."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            process.traceme()
+            source = f"""
+import json, os
+from fildes.kernel import vdso
+vdso.unmap_vdso([tuple(span) for span in json.loads(os.read({reader}, 1000))])
+assert vdso._spans("self/maps") == []
+"""
+            os.set_inheritable(reader, True)
+            os.execv(sys.executable, [sys.executable, "-c", source])
+        finally:
+            os._exit(1)
+    os.close(reader)
+    spans = process.hide_vdso_at_exec(pid)
+    os.write(writer, json.dumps(spans).encode())
+    os.close(writer)
+    assert len(spans) >= 1
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_there_is_one_to_hide() -> None:
@@ -103,7 +129,7 @@ def test_with_a_listener_installed_before_the_exec() -> None:
                 os.execv(sys.executable, [sys.executable, "-c", "import os; raise SystemExit(os.getppid() != 4711)"])
             finally:
                 os._exit(99)
-        return process.hide_vdso_at_exec(pid), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return bool(process.hide_vdso_at_exec(pid)), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     with ours:
         with theirs:
@@ -138,7 +164,7 @@ def test_as_pid_1_of_its_namespace() -> None:
                 os.execv(sys.executable, [sys.executable, "-c", "import os; raise SystemExit(os.getpid() != 1)"])
             finally:
                 os._exit(99)
-        return process.hide_vdso_at_exec(pid), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return bool(process.hide_vdso_at_exec(pid)), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     assert forked.run(launcher) == (True, 0)
 

@@ -20,6 +20,7 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Iterable
 from typing import Final
 
 from fildes.kernel.libc import MACHINE, syscall
@@ -46,6 +47,9 @@ _WORD = 8
 _UNMAPPED = ("[vdso]", "[vvar]", "[vvar_vclock]") if MACHINE == "x86_64" else ("[vvar]",)
 
 
+Span = tuple[int, int]  # address, length
+
+
 class _IoVec(ctypes.Structure):
     _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
 
@@ -56,12 +60,14 @@ def traceme() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def hide_vdso_at_exec(pid: int, timeout: float = 10.0) -> bool:
+def hide_vdso_at_exec(pid: int, timeout: float = 10.0) -> list[Span]:
     """Tracer: wait until the child `pid`, which called `traceme`, execs; hide the vDSO from it; let it go.
 
-    Blocks, at most `timeout` seconds. Returns False if there was no vDSO to hide. Raises ChildProcessError
-    if the child ended instead, TimeoutError if it did neither; the child is then killed, not reaped.
+    Blocks, at most `timeout` seconds. Returns where the pages are that the program is to unmap (`unmap_vdso`): none if
+    there was no vDSO to hide, or no /proc to see it in. Raises ChildProcessError if the child ended instead,
+    TimeoutError if it did neither; it is then killed, not reaped.
     """
+    proc = _open_proc()  # now: a child that shares our mount namespace may pivot our root away
     deadline = time.monotonic() + timeout
     # Blocked, so that SIGCHLD waits for sigtimedwait; a wait for a stop has no timeout of its own.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
@@ -75,11 +81,20 @@ def hide_vdso_at_exec(pid: int, timeout: float = 10.0) -> bool:
             if status >> 8 == signal.SIGTRAP | PTRACE_EVENT_EXEC << 8:
                 break
             pending = os.WSTOPSIG(status)  # a signal on its way to the child: hand it on
-        found = _hide(pid)
+        spans = _spans(f"{pid}/maps", proc) if _hide(pid) and proc is not None else []
         _ptrace(PTRACE_DETACH, pid, 0, 0)
-        return found
+        return spans
     finally:
+        if proc is not None:
+            os.close(proc)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _open_proc() -> int | None:
+    try:
+        return os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _await_stop(pid: int, deadline: float) -> int:
@@ -128,23 +143,31 @@ def _ptrace(request: int, pid: int, address: int, data: object) -> None:
     syscall("ptrace", request, pid, address, data)
 
 
-def unmap_vdso() -> list[str]:
-    """Unmap what of the vDSO tells the time, in this process. Returns the names of what stayed (none).
+def unmap_vdso(spans: Iterable[Span] | None = None) -> list[Span]:
+    """Unmap what of the vDSO tells the time, in this process: `spans`, or what /proc/self/maps says.
 
-    Only after `hide_vdso_at_exec`: a C library that knows the pages would jump into nothing. Reads
-    /proc/self/maps, so it comes before /proc goes away.
+    Returns what stayed, as far as /proc is there to tell (nothing). Only after `hide_vdso_at_exec`: a C library that
+    knows the pages would jump into nothing.
     """
-    for start, end, name in _mappings():
-        if name in _UNMAPPED:
-            syscall("munmap", start, end - start)
-    return [name for _, _, name in _mappings() if name in _UNMAPPED]
+    told = spans is not None
+    for start, length in spans if spans is not None else _spans("self/maps"):
+        syscall("munmap", start, length)
+    return [] if told else _spans("self/maps")
 
 
-def _mappings() -> list[tuple[int, int, str]]:
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
-        lines = [line.split(None, 5) for line in file]
-    found = []
+def _spans(name: str, proc_fd: int | None = None) -> list[Span]:
+    path = name if proc_fd is not None else f"/proc/{name}"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+    except FileNotFoundError:
+        if proc_fd is None:
+            raise
+        return []
+    with open(fd, encoding="utf-8", errors="surrogateescape") as file:
+        lines = [line.split() for line in file]
+    spans = []
     for fields in lines:
-        start, end = (int(part, 16) for part in fields[0].split("-"))
-        found.append((start, end, fields[5].strip() if len(fields) > 5 else ""))
-    return found
+        if fields[-1] in _UNMAPPED:
+            start, end = (int(part, 16) for part in fields[0].split("-"))
+            spans.append((start, end - start))
+    return spans
