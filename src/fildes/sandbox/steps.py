@@ -8,9 +8,9 @@ import fcntl
 import os
 import resource
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from fildes.kernel import landlock, mounts, namespaces, process, seccomp, vdso
 from fildes.kernel.cgroups import Cgroup
@@ -18,7 +18,11 @@ from fildes.sandbox.view import Entry
 
 CONTROL: Final = 3  # the number under which the program finds its control socket
 
-Say = Callable[[str, Sequence[int]], None]
+
+class Say(Protocol):
+    def __call__(self, word: str, fds: Sequence[int] = (), **more: Any) -> None:
+        """Tell whoever ordered this: a word, what belongs to it, and descriptors (borrowed)."""
+        ...
 
 
 @dataclass
