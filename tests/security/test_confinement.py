@@ -359,6 +359,17 @@ def test_time_stays_hidden(start: Callable[..., Confined]) -> None:
     assert confined.ask("os.listdir('/app')") != []  # other calls go on
 
 
+def test_why_a_view_has_no_proc(start: Callable[..., Confined], tmp_path: Path) -> None:
+    """A file of /proc that was opened while loading goes on telling the time after the ratchet: it is a descriptor."""
+    with_proc = (*view(tmp_path / "app", interpreter()), Filesystem("/proc", "proc", read_only=True))
+    confined = start(view=with_proc)
+    assert confined.ask("globals().setdefault('uptime', open('/proc/uptime')).readline() > ''") is True
+    confined.turn_the_ratchet()
+    confined.ask("uptime.seek(0)")
+    told = float(confined.ask("uptime.readline()").split()[0])
+    assert abs(told - float(Path("/proc/uptime").read_text().split()[0])) < 5
+
+
 def test_one_fork_for_one_order(start: Callable[..., Confined]) -> None:
     confined = start()
     confined.turn_the_ratchet()
