@@ -94,6 +94,8 @@ class Peer:
         self._next_id = int.from_bytes(os.urandom(4), "little") << 7
         set_blocking(channel.fileno(), False)
         loop.watch(channel.fileno(), EPOLLIN, self._on_events)
+        # The bus answers with its own, and asks again what a forerunner of ours was asked and did not answer.
+        self._send(message.encode(Hello(message.VERSION, 0)), [])
 
     # — asking —
 
