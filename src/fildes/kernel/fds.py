@@ -97,6 +97,11 @@ def dup(number: int) -> Fd:
     return Fd(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 0))
 
 
+def name(number: int) -> str:
+    """What /proc calls the description behind the borrowed `number`: a path, "socket:[inode]", "pipe:[inode]", …"""
+    return os.readlink(f"/proc/self/fd/{number}")
+
+
 def set_blocking(number: int, blocking: bool) -> None:
     os.set_blocking(number, blocking)
 

@@ -148,7 +148,14 @@ class Orchestrator:
             instance = supervised.instance
             memory = int(instance.cgroup.usage().get("memory", 0)) if instance.cgroup is not None else None
             instances.append(
-                orchestrator.InstanceState(instance.name, instance.pid, instance.started, memory, instance.timeline)
+                orchestrator.InstanceState(
+                    instance.name,
+                    instance.pid,
+                    instance.started,
+                    memory,
+                    supervised.held_by_instance(),
+                    instance.timeline,
+                )
             )
         return orchestrator.ServiceState(
             service=release.service,
@@ -158,6 +165,8 @@ class Orchestrator:
             state="serving" if release.runtime == "static" else supervised.state if supervised else State.ASLEEP,
             hosts=list(release.hosts),
             instances=instances,
+            grants=release.grants,
+            held=supervised.zygote.held if supervised and supervised.zygote else {},
             zygote=supervised.zygote.pid if supervised and supervised.zygote else None,
             starts=supervised.starts if supervised else 0,
             crashes=supervised.crashes if supervised else 0,
@@ -180,7 +189,7 @@ class Orchestrator:
             if what == "conveyor":
                 supervised.adopt_conveyor(deposit)
             elif what == "zygote":
-                supervised.adopt_zygote(deposit)
+                supervised.adopt_zygote(deposit, int(name))
             else:
                 supervised.adopt_instance(deposit, name)
         for supervised in found.values():

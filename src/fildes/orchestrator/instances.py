@@ -6,22 +6,38 @@ A kit is put together ahead of the request that needs it, so that a start is one
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from fildes.capabilities.kinds import KINDS
 from fildes.daemon.peer import Peer
 from fildes.daemon.store import Store
-from fildes.kernel import process
+from fildes.kernel import fds, process
 from fildes.kernel.cgroups import Cgroup
-from fildes.kernel.fds import Fd, Truncated, close_all, receive_with_fds, send_with_fds, seqpacket_pair, set_blocking
+from fildes.kernel.fds import (
+    Fd,
+    Truncated,
+    close_all,
+    receive_with_fds,
+    send_with_fds,
+    seqpacket_pair,
+    set_blocking,
+)
 from fildes.kernel.loop import EPOLLIN, Loop, Promise
 from fildes.wire import bus, drivers
 from fildes.wire.catalogue import Release
+
+_BLOB: Final = 1000  # bytes; init keeps 1 KiB
+_WHY: Final = {
+    "handle": "runtime: handle, to the orchestrator",
+    "channel": "runtime: channel, to the bus",
+}
 
 
 @dataclass
@@ -33,6 +49,7 @@ class Kit:
     theirs: Fd
     channel: Fd
     grants: list[tuple[str, Fd]] = field(default_factory=list)
+    held: dict[str, str] = field(default_factory=dict)
     cgroup: Cgroup | None = None
 
     def close(self) -> None:
@@ -72,7 +89,15 @@ async def prepare(peer: Peer, release: Release) -> Kit:
     process.pass_credentials(ours.fileno())
     set_blocking(ours.fileno(), False)
     set_blocking(theirs.fileno(), False)
-    return Kit(instance, ours, theirs, channel.fds[0], grants)
+    kit = Kit(instance, ours, theirs, channel.fds[0], grants)
+    kit.held = {fds.name(fd): _WHY.get(what, f"grant {what.removeprefix('grant:')}") for what, fd in kit.named()}
+    return kit
+
+
+def held_as_blob(held: dict[str, str]) -> bytes:
+    """For the fd store; what would be too long for it is forgotten, and shown as unexplained after a restart."""
+    blob = json.dumps(held, ensure_ascii=False, separators=(",", ":")).encode()
+    return blob if len(blob) <= _BLOB else b"{}"
 
 
 class Instance:
@@ -87,6 +112,7 @@ class Instance:
         self.name = name
         self.cgroup = cgroup
         self.pid = -1
+        self.held: dict[str, str] = {}
         self.started = time.time()
         self.timeline = {"ordered": time.monotonic()}
         self.ready: Promise[bool] = Promise(loop)
@@ -98,7 +124,9 @@ class Instance:
         loop.watch(handle.fileno(), EPOLLIN, self._on_handle)
 
     def deposit(self) -> None:
-        self._store.deposit(self._key, b"", [self._handle, *([self._pidfd] if self._pidfd is not None else [])])
+        self._store.deposit(
+            self._key, held_as_blob(self.held), [self._handle, *([self._pidfd] if self._pidfd is not None else [])]
+        )
 
     def adopt(self, pidfd: Fd | None) -> None:
         """Take up one that lived through a restart of this daemon."""

@@ -23,7 +23,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from fildes.kernel import landlock, mounts, namespaces, process, seccomp, vdso
+from fildes.kernel import fds, landlock, mounts, namespaces, process, seccomp, vdso
 from fildes.kernel.cgroups import Cgroup
 from fildes.kernel.fds import Fd, send_with_fds, seqpacket_pair
 from fildes.orchestrator import view
@@ -45,16 +45,18 @@ class Order:
     cgroup: Cgroup | None
 
 
-def launch(order: Order) -> tuple[int, Fd]:
-    """Fork A. Returns its pid, to be reaped, and the orchestrator's end of the control socket, on which come:
-    {"is": "born"} + a pidfd of B, {"is": "confined"} + its listener, and what wire/zygote.py says; or a failure.
+def launch(order: Order) -> tuple[int, Fd, str]:
+    """Fork A. Returns its pid, to be reaped; the orchestrator's end of the control socket, on which come
+    {"is": "born"} + a pidfd of B, {"is": "confined"} + its listener, and what wire/zygote.py says, or a failure;
+    and the name of the zygote's end.
     """
     ours, theirs = seqpacket_pair()
+    name = fds.name(theirs.fileno())
     pid = os.fork()
     if pid == 0:
         _in_child(theirs.fileno(), _make_namespaces, order)
     theirs.close()
-    return pid, ours
+    return pid, ours, name
 
 
 def _in_child(control: int, work: object, order: Order) -> NoReturn:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from fildes.daemon.peer import Peer, Refused
 from fildes.daemon.store import Deposit, Store
-from fildes.kernel import memfd
-from fildes.kernel.cgroups import Cgroup
+from fildes.kernel import fds, memfd
 from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Loop, Task, Timer
 from fildes.orchestrator import plan
 from fildes.orchestrator.conveyor import Conveyor
-from fildes.orchestrator.instances import Instance, Kit, prepare
+from fildes.orchestrator.instances import Instance, Kit, held_as_blob, prepare
 from fildes.orchestrator.launch import Order
 from fildes.orchestrator.plan import Do, Event, State
 from fildes.orchestrator.resources import Resources, keeps_files
@@ -57,12 +57,15 @@ class Supervised:
         """A duplicate of the sending end; the conveyor is made at the first call. Raises Refused when halted."""
         if self.state in (State.HALTED, State.RETIRED):
             raise Refused("halted", self.note or "this release was replaced")
+        return self._conveyor_made().sending.dup()
+
+    def _conveyor_made(self) -> Conveyor:
         if self._conveyor is None:
             self._conveyor = Conveyor.make(self._loop)
             self._store.deposit(self._key("conveyor"), b"", [self._conveyor.sending, self._conveyor.receiving])
             if self.state in (State.ASLEEP, State.WARM):
                 self._watch()
-        return self._conveyor.sending.dup()
+        return self._conveyor
 
     async def prove(self) -> dict[str, float]:
         """Load the program and start one instance of it. Raises Refused with the reason. Milliseconds by phase."""
@@ -74,7 +77,7 @@ class Supervised:
             raise Refused("warm", self.note)
         phases = dict(self.zygote.phases)
         began = time.monotonic()
-        self.conveyor_end().close()
+        self._conveyor_made()
         if self.state is State.WARM:
             self._happened(Event.WANTED)
         await self._until_started()
@@ -141,7 +144,7 @@ class Supervised:
         began = time.monotonic()
         tree, packs = await resources.files_of(release)
         answer = await self._peer.ask("log.open", log.Open(release.service, release.id))
-        fds = [*packs, *answer.fds, memfd.sealed("serve", resources.serve_filter(release))]
+        opened = [*packs, *answer.fds, memfd.sealed("serve", resources.serve_filter(release))]
         null = Fd.open("/dev/null", 2)
         phases = {"files": (time.monotonic() - began) * 1e3}
         try:
@@ -154,11 +157,12 @@ class Supervised:
                 load_filter=resources.load_filter(release),
                 cgroup=cgroup,
             )
-            given = {"serve": fds[-1].fileno(), "null": null.fileno()}
+            given = {"serve": opened[-1].fileno(), "null": null.fileno()}
             given |= dict(zip(("base", "release"), (pack.fileno() for pack in packs), strict=True))
+            log_name = fds.name(answer.fds[0].fileno())
             zygote = await Zygote.load(self._loop, order, _settings(release), given, resources.exits)
         finally:
-            close_all([*fds, null])
+            close_all([*opened, null])
         try:
             await zygote.ratchet(keep_files=keeps_files(release))
         except BaseException:
@@ -166,9 +170,9 @@ class Supervised:
             zygote.close()
             raise
         zygote.phases = phases | zygote.phases
+        zygote.held[log_name] = "runtime: its log"
         self._take_up(zygote)
-        blob = str(zygote.threads).encode()
-        self._store.deposit(self._key("zygote"), blob, zygote.descriptors)
+        self._store.deposit(f"{self._key('zygote')}.{zygote.threads}", held_as_blob(zygote.held), zygote.descriptors)
         if zygote.threads > 1:
             self.note = "it starts threads while it loads, so each instance loads it anew: starts are slower"
 
@@ -239,19 +243,18 @@ class Supervised:
     def _start_with(self, kit: Kit) -> None:
         if self.zygote is None:
             return
-        if self._conveyor is None:
-            self.conveyor_end().close()
+        conveyor = self._conveyor_made()
         self._kit = None
-        cgroup = self._resources.instance_cgroup(self.zygote.cgroup, kit.instance, self.release)
-        instance = Instance(self._loop, self._store, self.release.id, kit.instance, kit.ours, self.zygote.pid, cgroup)
+        instance = Instance(
+            self._loop, self._store, self.release.id, kit.instance, kit.ours, self.zygote.pid, kit.cgroup
+        )
         instance.on_end = lambda: self._on_instance_end(instance)
+        instance.held = kit.held | {fds.name(conveyor.receiving.fileno()): "runtime: conveyor"}
         instance.timeline["wanted"] = self._wanted_at
         instance.deposit()
         self._status = None
         try:
-            if self._conveyor is None:
-                raise Refused("warm", "the conveyor is gone")
-            self.zygote.start(kit.instance, [("conveyor", self._conveyor.receiving.fileno()), *kit.named()])
+            self.zygote.start(kit.instance, [("conveyor", conveyor.receiving.fileno()), *kit.named()])
         except (OSError, Refused) as error:
             self.note = f"the zygote took no order: {error}"
             instance.close()
@@ -367,7 +370,7 @@ class Supervised:
             zygote, self.zygote = self.zygote, None
             zygote.kill()
             zygote.close()
-            self._store.drop(self._key("zygote"))
+            self._store.drop(f"{self._key('zygote')}.{zygote.threads}")
             self._resources.remove_cgroup(zygote.cgroup)
 
     def _forget(self) -> None:
@@ -403,11 +406,11 @@ class Supervised:
         sending, receiving = deposit.fds
         self._conveyor = Conveyor(self._loop, sending, receiving)
 
-    def adopt_zygote(self, deposit: Deposit) -> None:
+    def adopt_zygote(self, deposit: Deposit, threads: int) -> None:
         pidfd, control, listener = deposit.fds
         cgroup = self._resources.cgroup_of(self.release)
-        threads = int(deposit.blob or b"1")
         zygote = Zygote.adopt(self._loop, control, pidfd, listener, cgroup, threads, self._resources.exits)
+        zygote.held = json.loads(deposit.blob)
         self._take_up(zygote)
         self.state = State.WARM
 
@@ -420,6 +423,7 @@ class Supervised:
         cgroup = self._resources.instance_cgroup(self.zygote.cgroup, name, self.release)
         instance = Instance(self._loop, self._store, self.release.id, name, handle, self.zygote.pid, cgroup)
         instance.on_end = lambda: self._on_instance_end(instance)
+        instance.held = json.loads(deposit.blob)
         instance.adopt(pidfd[0] if pidfd else None)
         self.instance = instance
         self.state = State.RUNNING
@@ -438,9 +442,11 @@ class Supervised:
     def _log(self, text: str) -> None:
         self._peer.tell("log.append", log.Append(self.release.service, text))
 
-    @property
-    def cgroup(self) -> Cgroup | None:
-        return self.zygote.cgroup if self.zygote is not None else None
+    def held_by_instance(self) -> dict[str, str]:
+        """What its instance was given, by itself or through the zygote that forked it."""
+        if self.instance is None or self.zygote is None:
+            return {}
+        return self.zygote.held | self.instance.held
 
 
 def _settings(release: Release) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from fildes.daemon.peer import Refused
+from fildes.kernel import fds as fds_module
 from fildes.kernel import mounts, namespaces, notify, process
 from fildes.kernel.cgroups import Cgroup
 from fildes.kernel.fds import Fd, Truncated, receive_with_fds, send_with_fds, set_blocking
@@ -32,6 +33,7 @@ class Zygote:
         self.cgroup = cgroup
         self.pid = -1
         self.status: int | None = None  # how it ended, waitpid(2)
+        self.held: dict[str, str] = {}  # what it was given: name of the description → why
         self.threads = 1  # tasks that the program had when it said that it is loaded
         self.phases: dict[str, float] = {}
         self._pidfd: Fd | None = None
@@ -50,9 +52,11 @@ class Zygote:
     ) -> Zygote:
         """Launch one and have it load its program. Raises Refused with the tenant's error; nothing is left then."""
         began = time.monotonic()
-        helper, control = launch(order)
+        helper, control, name = launch(order)
         reap(loop, helper)
         zygote = cls(loop, control, order.cgroup, exits)
+        zygote.held = {fds_module.name(fd): f"runtime: {what}" for what, fd in fds.items()}
+        zygote.held[name] = "runtime: orders from the orchestrator"
         timer = loop.call_later(
             LOAD_LIMIT, lambda: zygote._fail_all(f"it did not finish loading within {LOAD_LIMIT:g} s")
         )

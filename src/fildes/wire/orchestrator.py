@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fildes.wire.catalogue import Release
+from fildes.wire.catalogue import Grant, Release
 
 
 class Warm(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,6 +38,7 @@ class InstanceState(msgspec.Struct, forbid_unknown_fields=True):
     pid: int  # in the orchestrator's PID namespace; −1 until the kernel has attested it
     started: float  # wall clock, seconds
     memory: int | None  # bytes, where a memory cgroup is at hand
+    held: dict[str, str]  # what it was given: name of the description (kernel/fds.py's `name`) → why
     timeline: dict[str, float]  # CLOCK_MONOTONIC in seconds: wanted, ordered, up, ready
 
 
@@ -49,7 +50,9 @@ class ServiceState(msgspec.Struct, forbid_unknown_fields=True):
     state: str  # one of orchestrator/plan.py's State
     hosts: list[str]
     instances: list[InstanceState]
+    grants: list[Grant]
     zygote: int | None  # pid
+    held: dict[str, str]  # what the zygote was given
     starts: int
     crashes: int
     note: str  # why it is as it is, when that isn't plain: a crash loop, threads at load, the last exit
