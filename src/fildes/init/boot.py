@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from fildes.init import bytecode, spawn, table, tidy
+from fildes.init import boxes, bytecode, spawn, table, tidy
 from fildes.init import ledger as ledgers
 from fildes.init.boxes import Boxes
 from fildes.init.image import inherited
@@ -26,13 +26,14 @@ def main(arguments: list[str]) -> int:
     for number in ledger.numbers():
         os.set_inheritable(number, False)
     process.set_name("fildes-init")
+    process.set_dumpable(False)
     process.set_child_subreaper()  # where it is not PID 1 of a namespace
     fds = {name: inherited(number) for name, number in ledger.fds.items()}
     supervisor = Supervisor(ledger, daemons, fds, Boxes.open(ledger.cgroup, [daemon.name for daemon in daemons]))
     spawn.prepare()
     status = supervisor.run()
     tidy.kill_the_rest()
-    supervisor.boxes.remove()
+    boxes.remove(ledger.cgroup)
     tidy.state(fds["state"].fileno())
     signal.set_wakeup_fd(-1)
     return status

@@ -35,13 +35,11 @@ class Boxes:
     def __init__(self, node: cgroups.Cgroup | None, daemons: Sequence[str]) -> None:
         self._node = node
         if node is None:
-            self._all: list[cgroups.Cgroup] = []
             self._boxes: dict[str, Box] = {}
             return
+        node.child(SERVICES)
         group = node.child("daemons")
-        own = {name: group.child(name) for name in daemons}
-        self._boxes = {name: Box(cgroup) for name, cgroup in own.items()}
-        self._all = [*own.values(), group, node.child(SERVICES), node]
+        self._boxes = {name: Box(group.child(name)) for name in daemons}
 
     @classmethod
     def make(cls, name: str, daemons: Sequence[str]) -> Boxes:
@@ -62,8 +60,20 @@ class Boxes:
     def of(self, daemon: str) -> Box | None:
         return self._boxes.get(daemon)
 
-    def remove(self) -> None:
-        """Kill all that runs in them, and remove them. Raises OSError if one stays."""
-        if self._node is not None:
-            self._node.kill()
-            self._node.remove()
+    @property
+    def name(self) -> str | None:
+        """The node's, None if there are none."""
+        return self._node.path if self._node is not None else None
+
+
+def remove(name: str | None) -> None:
+    """Kill all that runs in the node's cgroups, and remove them, if they are there. Raises OSError if one stays."""
+    hierarchy = cgroups.detect() if name is not None else None
+    if hierarchy is None or name is None:
+        return
+    try:
+        node = hierarchy.open(name)
+    except FileNotFoundError:
+        return
+    node.kill()
+    node.remove()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
 from typing import Final, NamedTuple, NoReturn
@@ -33,7 +34,7 @@ class Watch(NamedTuple):
     state: int
     lock: int
     ready: int  # -1: nobody asked
-    cgroup: str
+    cgroup: str | None
     addresses: list[str]
 
 
@@ -47,6 +48,7 @@ def execute(watch: Watch, state: str) -> NoReturn:
 def main(arguments: list[str]) -> int:
     """The exit status of `fildes up`."""
     process.set_name("fildes-up")
+    process.set_dumpable(False)
     with inherited(int(arguments[0])) as sealed:
         watch = Watch(*json.loads(memfd.read_sealed(sealed.fileno())))
     held = [inherited(number) for number in (watch.state, watch.lock)]
@@ -54,8 +56,7 @@ def main(arguments: list[str]) -> int:
         return Keeper(watch).run()
     finally:
         tidy.state(watch.state)
-        if watch.cgroup:
-            _remove(watch.cgroup)
+        _remove(watch.cgroup)
         close_all(held)
 
 
@@ -68,7 +69,9 @@ class Keeper:
             inherited(number) for number in (watch.init, watch.lifeline, watch.output)
         )
         self._ready = inherited(watch.ready) if watch.ready >= 0 else None
+        # SIGHUP by hand means an upgrade; from a terminal that is gone it means the end, unless nohup(1) was asked.
         self._terminal = _has_terminal()
+        self._stays = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         self._stopping = False
         self._status = 1
 
@@ -91,7 +94,8 @@ class Keeper:
         if not os.read(self._lifeline.fileno(), 64):
             self._loop.unwatch(self._lifeline.fileno())  # init has ended; SIGCHLD says how
             return
-        print("\n".join(f"serving on http://{address}" for address in self._addresses), flush=True)
+        with contextlib.suppress(OSError):  # nobody reads it
+            print("\n".join(f"serving on http://{address}" for address in self._addresses), flush=True)
         if self._ready is not None:
             with self._ready, contextlib.suppress(BrokenPipeError):  # whoever asked has gone
                 os.write(self._ready.fileno(), b"R")
@@ -101,6 +105,8 @@ class Keeper:
             self._reap()
         elif number == signal.SIGHUP and not (self._terminal and not _has_terminal()):
             process.pidfd_send_signal(self._init.fileno(), signal.SIGHUP)
+        elif number == signal.SIGHUP and self._stays:
+            self._terminal = False
         elif self._stopping and number == signal.SIGINT:
             process.pidfd_send_signal(self._init.fileno(), signal.SIGKILL)
         elif not self._stopping:
@@ -125,18 +131,28 @@ class Keeper:
         self._loop.stop()
 
     def _relay(self) -> None:
-        if relay(self._output.fileno()):
-            self._loop.unwatch(self._output.fileno())
+        number = self._output.fileno()
+        if not relay(number):
+            return
+        self._loop.unwatch(number)
+        if not _takes_more(2):  # a stopped terminal: look again from time to time, and stay able to end meanwhile
+            self._loop.call_later(0.2, lambda: self._loop.watch(number, EPOLLIN, lambda _: self._relay()))
 
 
 def relay(output: int) -> bool:
-    """Pass on what init and the daemons have printed; whether that was the last of it."""
+    """Pass on what init and the daemons have printed; whether there is no more to be had now, or no room for it."""
     with contextlib.suppress(BlockingIOError):
-        while text := os.read(output, 65536):
+        while _takes_more(2) and (text := os.read(output, 2048)):
             with contextlib.suppress(OSError):  # whoever read it is gone; the node goes on
                 os.write(2, text)
         return True
     return False
+
+
+def _takes_more(number: int) -> bool:
+    poll = select.poll()
+    poll.register(number, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def _has_terminal() -> bool:
@@ -147,12 +163,10 @@ def _has_terminal() -> bool:
     return True
 
 
-def _remove(cgroup: str) -> None:
-    from fildes.init.boxes import Boxes  # here: it is needed once, at the end
+def _remove(cgroup: str | None) -> None:
+    from fildes.init import boxes  # here: it is needed once, at the end
 
     try:
-        Boxes.open(cgroup, []).remove()
-    except FileNotFoundError:
-        return  # init has done it
+        boxes.remove(cgroup)
     except OSError as error:
         print(f"fildes: a cgroup of the node stays: {error}", file=sys.stderr)

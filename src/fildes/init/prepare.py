@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from fildes import __version__
-from fildes.init import bytecode, doors, keeper, table, tidy, world
+from fildes.init import boxes, bytecode, doors, keeper, table, tidy, world
 from fildes.init.boxes import SERVICES, Boxes
 from fildes.init.ground import Ground, cgroup_name, write
 from fildes.init.ledger import Ledger
@@ -37,7 +37,7 @@ def run(wanted: Wanted) -> NoReturn:
     daemons = table.load(wanted.table)
     ground = Ground.take(wanted.state)
     fds: dict[str, Fd] = {"state": ground.directory, "lock": ground.lock}
-    boxes = None
+    cgroup = None
     try:
         uid_base = world.own_uids()
         if uid_base is not None:
@@ -45,8 +45,7 @@ def run(wanted: Wanted) -> NoReturn:
         addresses = _open_doors(wanted.http, fds)
         _open_directories(daemons, ground, uid_base, fds)
         _set_limits()
-        name = cgroup_name(os.fstat(ground.directory.fileno()))
-        boxes = Boxes.make(name, [daemon.name for daemon in daemons])
+        cgroup = Boxes.make(cgroup_name(os.fstat(ground.directory.fileno())), [daemon.name for daemon in daemons]).name
         settings = {
             "root": uid_base is not None,
             "uid_base": uid_base or 0,
@@ -55,16 +54,15 @@ def run(wanted: Wanted) -> NoReturn:
             "http": addresses,
             "python": sys.executable,
             "version": __version__,
-            "cgroup": f"{name}/{SERVICES}" if boxes else None,
+            "cgroup": f"{cgroup}/{SERVICES}" if cgroup else None,
             **wanted.settings,
         }
         write(ground.directory.fileno(), tidy.HTTP, "".join(f"{address}\n" for address in addresses), 0o644)
-        ledger = Ledger(wanted.table, _path(), settings, uid_base, {}, name if boxes else None)
+        ledger = Ledger(wanted.table, _path(), settings, uid_base, {}, cgroup)
         _become_keeper(ledger, fds, wanted.ready_fd)
     finally:
         tidy.state(ground.directory.fileno())
-        if boxes:
-            boxes.remove()
+        boxes.remove(cgroup)
         close_all(list(fds.values()))
 
 
@@ -91,7 +89,7 @@ def _become_keeper(ledger: Ledger, fds: dict[str, Fd], ready_fd: int | None) -> 
         state=fds["state"].fileno(),
         lock=fds["lock"].fileno(),
         ready=-1 if ready_fd is None else ready_fd,
-        cgroup=ledger.cgroup or "",
+        cgroup=ledger.cgroup,
         addresses=ledger.settings["http"],
     )
     try:
