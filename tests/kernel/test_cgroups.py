@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -59,6 +59,13 @@ def hold(mebibytes: int) -> int:
 
 def sleeper() -> None:
     signal.pause()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        os.sched_yield()
 
 
 def test_memory_is_limited_and_the_kill_is_counted(node: Cgroup) -> None:
@@ -167,10 +174,7 @@ def test_kill_outruns_those_that_fork(node: Cgroup) -> None:
 
     instance = node.child("instance", Limits(tasks=50))
     child = inside(instance, breed)
-    deadline = time.monotonic() + 5
-    while len(instance.procs()) < 20 and time.monotonic() < deadline:
-        pass
-    assert len(instance.procs()) > 1
+    wait_for(lambda: len(instance.procs()) >= 20)
     instance.kill()
     instance.remove(5)
     assert not instance.exists()
@@ -182,9 +186,7 @@ def test_what_runs_is_not_removed(node: Cgroup) -> None:
     instance = node.child("instance")
     child = inside(instance, sleeper)
     try:
-        deadline = time.monotonic() + 5
-        while not instance.procs() and time.monotonic() < deadline:
-            pass
+        wait_for(lambda: len(instance.procs()) == 1)
         with pytest.raises(OSError, match="busy"):
             instance.remove(0)
     finally:
@@ -238,6 +240,7 @@ def drain(fd: int) -> None:
 
 def test_what_a_killed_node_left_is_replaced(hierarchy: Hierarchy, node: Cgroup) -> None:
     child = inside(node.child("services").child("release"), sleeper)
+    wait_for(lambda: len(node.procs()) == 1)
     again = hierarchy.make(node.path)
     assert again.procs() == []
     with pytest.raises(FileNotFoundError):
@@ -311,9 +314,7 @@ def test_v2_processes_give_way_to_children(unified: tuple[Cgroup, frozenset[str]
             late = forked.start(sleeper)
             try:
                 node.attach(late.pid)
-                deadline = time.monotonic() + 5
-                while len(node.procs()) < 3 and time.monotonic() < deadline:
-                    pass
+                wait_for(lambda: len(node.procs()) == 3)
                 assert sorted(node.procs()) == sorted([zygote.pid, late.pid, other.pid])
                 assert instance.procs() == [other.pid]
             finally:
