@@ -16,7 +16,8 @@ import pytest
 from fildes.testing import Node, NodeFailed
 
 PUPPETS = Path(__file__).parents[1] / "kernel" / "puppets"
-SMALL = {"arguments": ["--table", "puppet:TABLE"], "environment": {"PYTHONPATH": str(PUPPETS)}}
+PYTHONPATH = f"{PUPPETS}:{os.environ.get('PYTHONPATH', '')}"
+SMALL = {"arguments": ["--table", "puppet:TABLE"], "environment": {"PYTHONPATH": PYTHONPATH}}
 
 
 def fildes(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
