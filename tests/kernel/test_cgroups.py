@@ -342,3 +342,32 @@ def test_v2_kill_freeze_usage(unified: tuple[Cgroup, frozenset[str]]) -> None:
     with pytest.raises(forked.Ended) as ended:
         child.result()
     assert ended.value.status == -signal.SIGKILL
+
+
+def test_processes_out_of_sight_are_not_mistaken_for_ourselves(unified: tuple[Cgroup, frozenset[str]]) -> None:
+    """From another PID namespace the kernel shows them as 0: signalling that would end the caller's own group."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    from fildes.kernel import namespaces
+
+    node, _ = unified
+    sleeping = forked.start(sleeper)
+    node.attach(sleeping.pid)
+
+    def look() -> list[int]:
+        namespaces.unshare(namespaces.CLONE_NEWPID)
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            raw = cgroups.read(node._hierarchy.directories(node.path)[0], "cgroup.procs")
+            killed = cgroups.signal_all(node._hierarchy.directories(node.path)[0])
+            os.write(writer, bytes([int(raw), killed, len(node.procs())]))
+            os._exit(0)
+        os.wait()
+        return list(os.read(reader, 10))
+
+    try:
+        assert forked.run(look) == [0, 0, 0]
+    finally:
+        os.close(sleeping.pipe)
+        sleeping.kill()

@@ -264,7 +264,8 @@ def _lines(path: str) -> list[str]:
 
 def _pids(directory: str) -> list[int]:
     try:
-        return [int(word) for word in read(directory, "cgroup.procs").split()]
+        # v2 shows a process that our pid namespace does not see as 0, which kill(2) takes for our own group.
+        return [pid for word in read(directory, "cgroup.procs").split() if (pid := int(word)) > 0]
     except OSError:  # removed meanwhile: ENOENT or ENODEV
         return []
 
