@@ -29,7 +29,7 @@ async def app(scope, receive, send):
 def checked(data):
     try:
         entry = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     good = isinstance(entry, dict) and isinstance(entry.get("item"), str) and type(entry.get("cents")) is int
     return {"item": entry["item"][:100], "cents": entry["cents"]} if good else None

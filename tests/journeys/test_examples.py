@@ -1,0 +1,143 @@
+"""Every example on a real node: published, spoken to, and what its capabilities promise."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+
+from fildes.testing import Node, eventually
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def example() -> Iterator[Node]:
+    """A node with all examples that need nothing from a package index."""
+    with Node() as node:
+        for name in ("guestbook", "chat", "ticker", "site", "ledger", "shop"):
+            node.fildes("publish", str(EXAMPLES / name))
+        yield node
+
+
+def test_the_guestbook_keeps_what_guests_write_with_the_time_of_its_grant(example: Node) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    host = "guestbook.localhost"
+    signed = example.request("/", host=host, method="POST", body=b"name=Ada&text=hello+there", headers=form)
+    assert signed.status == 303
+    page = example.request("/", host=host).body.decode()
+    assert "<title>Guests</title>" in page  # from [env]
+    found = re.search(r"<b>Ada</b> <small>([^<]+)</small><br>hello there", page)
+    assert found is not None
+    told = time.mktime(time.strptime(found[1], "%d %B %Y, %H:%M")) - time.timezone
+    assert abs(told - time.time()) < 120
+
+
+def test_the_ticker_streams_the_time(example: Node) -> None:
+    client = http.client.HTTPConnection(*example.addresses[0], timeout=15)
+    client.request("GET", "/events", headers={"Host": "ticker.localhost"})
+    response = client.getresponse()
+    assert response.getheader("content-type") == "text/event-stream"
+    for _ in range(3):
+        line = response.readline()
+        assert response.readline() == b"\n"
+        assert abs(int(line.removeprefix(b"data: ")) / 1000 - time.time()) < 0.5
+    client.close()
+
+
+def test_the_chat_tells_everybody(example: Node) -> None:
+    address, port = example.addresses[0]
+
+    async def scene() -> list[str]:
+        url = "ws://chat.localhost/room"
+        async with (
+            connect(url, host=address, port=port, proxy=None) as ada,
+            connect(url, host=address, port=port, proxy=None) as bob,
+        ):
+            assert await bob.recv() == "(someone came in: 2 here)"
+            await ada.send("hello, Bob")
+            heard = [await bob.recv()]
+            await bob.send("hello, Ada")
+            while "hello, Ada" not in heard:
+                heard.append(await ada.recv())
+            return heard
+
+    heard = asyncio.run(asyncio.wait_for(scene(), 15))
+    assert heard[0] == "hello, Bob" and heard[-1] == "hello, Ada"
+
+
+def test_the_site_is_served_as_it_lies_there(example: Node) -> None:
+    host = "site.localhost"
+    for path, file in (("/", "index.html"), ("/about/", "about/index.html"), ("/css/style.css", "css/style.css")):
+        answer = example.request(path, host=host)
+        assert (answer.status, answer.body) == (200, (EXAMPLES / "site" / file).read_bytes())
+    missing = example.request("/nowhere", host=host)
+    assert (missing.status, missing.body) == (404, (EXAMPLES / "site" / "404.html").read_bytes())
+
+
+def test_the_shop_books_in_the_ledger_over_kills_of_the_bus(example: Node) -> None:
+    """The ledger has no host: it is reached by introduction or not at all."""
+    host = "shop.localhost"
+    before = _sold(example)
+    for _ in range(3):
+        assert example.request("/buy/tea", host=host, method="POST", body=b"").status == 303
+        example.kill("bus")
+        assert example.request("/buy/cake", host=host, method="POST", body=b"").status == 303
+    assert _sold(example) == before + 6
+    assert example.request("/balance", host="ledger.localhost").status == 404
+
+
+def _sold(node: Node) -> int:
+    found = re.search(rb"Sold so far: (\d+) things", node.request("/", host="shop.localhost").body)
+    assert found is not None
+    return int(found[1])
+
+
+def test_a_sleeping_ledger_is_woken_by_who_is_introduced(example: Node) -> None:
+    example.fildes("stop", "ledger")
+    assert _sold(example) == 0  # its books were in memory
+
+
+def test_a_refusal_is_explained_with_the_lines_to_add(example: Node, tmp_path: Path) -> None:
+    folder = tmp_path / "greedy"
+    folder.mkdir()
+    (folder / "fildes.toml").write_text(
+        'name = "greedy"\nruntime = "asgi"\nentry = "greedy:app"\nhosts = ["greedy.localhost"]\n'
+    )
+    (folder / "greedy.py").write_text(
+        "from fildes import sdk\n"
+        "async def app(scope, receive, send):\n"
+        "    if scope['type'] != 'http': return\n"
+        "    try: await sdk.fetch('ledger', '/balance'); text = 'got it'\n"
+        "    except sdk.Denied as denied: text = str(denied)\n"
+        "    await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n"
+        "    await send({'type': 'http.response.body', 'body': text.encode()})\n"
+    )
+    example.fildes("publish", str(folder))
+    lines = '[grants.ledger]\nkind = "connect"\nto = "ledger"'
+    assert lines in example.request("/", host="greedy.localhost").body.decode()
+    denials = json.loads(example.fildes("explain", "greedy", "--json").stdout)
+    assert lines in json.dumps(denials).encode().decode("unicode_escape")
+    eventually(lambda: "refused: greedy asked for 'ledger'" in example.fildes("logs", "greedy").stdout)
+    example.fildes("rm", "greedy")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("FILDES_OFFLINE" in os.environ, reason="it resolves two packages")
+def test_the_postcards_come_from_templates_with_dependencies_unchanged() -> None:
+    with Node() as node:
+        node.fildes("publish", str(EXAMPLES / "postcards"), timeout=180)
+        host = "postcards.localhost"
+        page = node.request("/", host=host)
+        assert page.status == 200 and b"/from/night-train" in page.body
+        assert b"Somewhere after midnight" in node.request("/from/night-train", host=host).body
+        assert node.request("/from/nowhere", host=host).status == 404
+        assert len(json.loads(node.request("/postcards.json", host=host).body)) == 3
