@@ -65,18 +65,23 @@ static int is_monotonic(word clock) {
            clock == BOOTTIME_ALARM;
 }
 
-word clock_get(word clock, int64_t *out) {
+word clock_now(word clock, int64_t *nanoseconds) {
     clock = (int)clock;
-    int64_t now;
     if (is_wall(clock))
-        now = wall_ns();
+        *nanoseconds = wall_ns();
     else if (is_monotonic(clock))
         /* Rounded up, not down: a sleep until now + d must not be shorter than d. */
-        now = coarse_ns() + resolution_ns;
+        *nanoseconds = coarse_ns() + (clock == MONOTONIC_COARSE ? 0 : resolution_ns);
     else
         return clock == PROCESS_CPU || clock == THREAD_CPU || clock < 0 ? -EPERM : -EINVAL;
-    if (now < 0)
-        return -EPERM;
+    return *nanoseconds < 0 ? -EPERM : 0;
+}
+
+word clock_get(word clock, int64_t *out) {
+    int64_t now;
+    word failed = clock_now(clock, &now);
+    if (failed)
+        return failed;
     if (!readable(out, 16))
         return -EFAULT;
     out[0] = now / 1000000000;

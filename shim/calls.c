@@ -13,7 +13,7 @@ static word open_device(uint32_t device, word flags) {
         return device == RANDOM_DEVICE ? -EACCES : -ENOENT;
     if (flags & O_DIRECTORY)
         return -ENOTDIR;
-    word fd = sys(SYS_fcntl, from, F_DUPFD_CLOEXEC, 0, 0);
+    word fd = marked(SYS_fcntl, from, F_DUPFD_CLOEXEC, 0, 0);
     if (fd >= 0)
         fd_is(fd, device == NULL_DEVICE ? (struct thing){DEVICE, 0, device} : (struct thing){NOTHING, 0, 0});
     return fd;
@@ -284,7 +284,7 @@ word call_fcntl(int fd, word command, word argument) {
     word result;
     command = (int)command;
     if (command == F_DUPFD || command == F_DUPFD_CLOEXEC) {
-        result = sys(SYS_fcntl, fd, command, argument, 0);
+        result = marked(SYS_fcntl, fd, command, argument, 0);
         fd_copied(fd, result);
         return result;
     }
@@ -302,7 +302,7 @@ word call_fcntl(int fd, word command, word argument) {
 }
 
 word call_dup3(int from, int to, word flags) {
-    word result = sys(SYS_dup3, from, to, flags, 0);
+    word result = marked(SYS_dup3, from, to, flags, 0);
     if (result >= 0)
         fd_copied(from, to);
     return result;

@@ -40,12 +40,12 @@ void fd_copied(int from, int to) {
 int new_memfd(void) {
     word fd = -EINVAL;
     if (no_exec_seal) {
-        fd = sys(SYS_memfd_create, "file", MFD_CLOEXEC_ | MFD_ALLOW_SEALING_ | MFD_NOEXEC_SEAL, 0, 0);
+        fd = marked(SYS_memfd_create, "file", MFD_CLOEXEC_ | MFD_ALLOW_SEALING_ | MFD_NOEXEC_SEAL, 0, 0);
         if (fd == -EINVAL)
             no_exec_seal = 0;
     }
     if (fd == -EINVAL)
-        fd = sys(SYS_memfd_create, "file", MFD_CLOEXEC_ | MFD_ALLOW_SEALING_, 0, 0);
+        fd = marked(SYS_memfd_create, "file", MFD_CLOEXEC_ | MFD_ALLOW_SEALING_, 0, 0);
     if (fd >= 0)
         fd_is(fd, (struct thing){NOTHING, 0, 0});
     return fd;
@@ -181,7 +181,7 @@ static word facts_of_stranger(int fd, struct facts *out) {
             out->size = 0;
     } else if (sys(SYS_fcntl, fd, F_GETPIPE_SZ_, 0, 0) > 0)
         out->mode |= S_IFIFO;
-    else if (sys6(SYS_getsockopt, fd, 1, SO_TYPE_, (word)&type, (word)&length, MAGIC) == 0)
+    else if (sys6(SYS_getsockopt, fd, 1, SO_TYPE_, (word)&type, (word)&length, 0) == 0)
         out->mode = S_IFSOCK | 0777;
     return 0;
 }

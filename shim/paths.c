@@ -10,7 +10,7 @@ int readable(const void *address, size_t length) {
     if (end < at || at < 4096) /* NULL it would not read */
         return 0;
     for (; at < end; at = (at | 4095) + 1)
-        if (sys(SYS_rt_sigprocmask, -1, at, 0, 8) == -EFAULT)
+        if (marked(SYS_rt_sigprocmask, -1, at, 0, 8) == -EFAULT)
             return 0;
     return 1;
 }
@@ -183,6 +183,11 @@ word path_getcwd(char *buffer, size_t size) {
     }
     unlock(&tree_lock);
     return result;
+}
+
+PUBLIC void fildes_trap_set_directory(const char *path) {
+    if (path[0] == '/' && strlen(path) < PATH_ROOM)
+        path_chdir(path, strlen(path));
 }
 
 word path_chdir(const char *path, size_t length) {

@@ -105,7 +105,7 @@ static word create(const struct path *path, word mode) {
     if (!node)
         return failed;
     word fd = new_memfd();
-    word kept = fd < 0 ? fd : sys(SYS_fcntl, fd, F_DUPFD_CLOEXEC, tmp_first_fd, 0);
+    word kept = fd < 0 ? fd : marked(SYS_fcntl, fd, F_DUPFD_CLOEXEC, tmp_first_fd, 0);
     if (kept < 0) {
         if (fd >= 0)
             sys(SYS_close, fd, 0, 0, 0);
@@ -133,7 +133,7 @@ word tmp_open(const struct path *path, word flags, word mode) {
     else if (node && (path->wants_directory || flags & O_DIRECTORY))
         fd = -ENOTDIR;
     else if (node) {
-        fd = sys(SYS_fcntl, node->fd, F_DUPFD_CLOEXEC, 0, 0);
+        fd = marked(SYS_fcntl, node->fd, F_DUPFD_CLOEXEC, 0, 0);
         if (fd >= 0) {
             if (writing && flags & O_TRUNC)
                 sys(SYS_ftruncate, fd, 0, 0, 0);

@@ -104,7 +104,7 @@ static void on_sigsegv(int number, siginfo_t *info, void *context_) {
     }
     /* Nobody's: with the default action the same instruction faults again, and ends the process. */
     struct kernel_action end = {0};
-    sys(SYS_rt_sigaction, SIGSEGV, &end, 0, 8);
+    marked(SYS_rt_sigaction, SIGSEGV, &end, 0, 8);
 }
 
 /* --- the table of contents */
@@ -215,14 +215,14 @@ static word answer(word nr, const word *a, ucontext_t *context) {
     case SYS_flock:
         return call_fcntl(a[0], F_SETLK, 0);
     case SYS_dup: {
-        word fd = sys(SYS_fcntl, a[0], F_DUPFD, 0, 0);
+        word fd = marked(SYS_fcntl, a[0], F_DUPFD, 0, 0);
         fd_copied(a[0], fd);
         return fd;
     }
     case SYS_dup3:
         return call_dup3(a[0], a[1], a[2]);
     case SYS_memfd_create: {
-        word fd = sys(SYS_memfd_create, a[0], a[1], 0, 0);
+        word fd = marked(SYS_memfd_create, a[0], a[1], 0, 0);
         fd_is(fd, (struct thing){NOTHING, 0, 0});
         return fd;
     }
@@ -328,6 +328,7 @@ PUBLIC int fildes_trap_activate(int null, int first_fd) {
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGSYS);
+    serving = 1;
     return sigprocmask(SIG_UNBLOCK, &set, NULL) < 0 ? -errno : 0;
 }
 

@@ -48,7 +48,10 @@ static inline word sys6(word nr, word a, word b, word c, word d, word e, word f)
 #else
 #error "Fildes knows x86_64 and aarch64"
 #endif
-#define sys(nr, a, b, c, d) sys6(nr, (word)(a), (word)(b), (word)(c), (word)(d), 0, MAGIC)
+#define sys(nr, a, b, c, d) sys6(nr, (word)(a), (word)(b), (word)(c), (word)(d), 0, 0)
+/* With the mark. In the signal handler only, which puts all registers back: left in the sixth argument's register by a
+ * function that returns, it would mark the program's next call. */
+#define marked(nr, a, b, c, d) sys6(nr, (word)(a), (word)(b), (word)(c), (word)(d), 0, MAGIC)
 
 /* --- pack.c: the mapped packs. The layout is that of src/fildes/pack/format.py. */
 
@@ -190,11 +193,14 @@ extern int secret_count;
 int64_t wall_seconds(void); /* 0 without a clock */
 int64_t coarse_ns(void);
 void measure_clock(void); /* before the filter is on */
+word clock_now(word clock, int64_t *nanoseconds);
 word clock_get(word clock, int64_t *out);
 word clock_resolution(word clock, int64_t *out);
 word gettimeofday_(int64_t *tv, int32_t *tz);
 word random_fill(char *buffer, size_t size, word flags);
 word uname_(char *out);
+
+extern int serving; /* shortcut.c: the handler is installed */
 
 /* --- a lock: futex(2), never held while the program's code runs. */
 

@@ -105,7 +105,8 @@ def name(python: str | None = None) -> str:
             info = source.data.stat()
             digest.update(f"{source.path}\0{info.st_size}\0{info.st_mtime_ns}\n".encode())
         else:
-            digest.update(source.path.encode() + b"\0" + (source.data or b"") + b"\n")
+            data = source.data if isinstance(source.data, bytes) else b""
+            digest.update(source.path.encode() + b"\0" + data + b"\n")
     return f"base-{about.cache_tag}-{digest.hexdigest()[:24]}.pack"
 
 

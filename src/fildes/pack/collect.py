@@ -15,13 +15,35 @@ LEFT_OUT = frozenset({"__pycache__", ".git", ".hg", ".svn", ".venv", ".mypy_cach
 
 
 @dataclass(frozen=True, slots=True)
+class Slice:
+    """`size` bytes from `offset` of an open file; `fd` is borrowed. Reading raises EOFError where there are fewer."""
+
+    fd: int
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        return b"".join(self.pieces(self.size))
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """The bytes, in pieces of at most `size`."""
+        at, end = self.offset, self.offset + self.size
+        while at < end:
+            piece = os.pread(self.fd, min(size, end - at), at)
+            if not piece:
+                raise EOFError(f"a file of {at} bytes was to be read up to {end}")
+            yield piece
+            at += len(piece)
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """One member to be packed."""
 
     path: str
     """as the tenant sees it, absolute"""
-    data: bytes | Path | None
-    """its bytes, the file they are in, or None for a directory"""
+    data: bytes | Path | Slice | None
+    """its bytes, the file or the part of one that they are in, or None for a directory"""
     mode: int = 0o644
     mtime: int = 0
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from fildes.pack.bytecode import compile_sources
-from fildes.pack.collect import Source, collect
+from fildes.pack.collect import Slice, Source, collect
 from fildes.pack.format import (
     DT_DIR,
     DT_REG,
@@ -132,10 +132,10 @@ class _Contents:
     def __init__(self, output: BinaryIO, start: int) -> None:
         self._output = output
         self._known: dict[bytes, int] = {}
-        self._files: dict[Path, tuple[int, int, bytes]] = {}
+        self._files: dict[Path | Slice, tuple[int, int, bytes]] = {}
         self.end = start
 
-    def add(self, data: bytes | Path) -> tuple[int, int, bytes]:
+    def add(self, data: bytes | Path | Slice) -> tuple[int, int, bytes]:
         """(offset, size, etag) of these contents."""
         if isinstance(data, bytes):
             return self._add(data)
@@ -143,7 +143,7 @@ class _Contents:
             self._files[data] = self._add(data)
         return self._files[data]
 
-    def _add(self, data: bytes | Path) -> tuple[int, int, bytes]:
+    def _add(self, data: bytes | Path | Slice) -> tuple[int, int, bytes]:
         start = aligned(self.end)
         self._output.seek(self.end)
         self._output.write(bytes(start - self.end))
@@ -155,11 +155,10 @@ class _Contents:
             if digest.digest() not in self._known:
                 self._output.write(data)
         else:
-            with open(data, "rb", buffering=0) as source:
-                while piece := source.read(_PIECE):
-                    digest.update(piece)
-                    size += len(piece)
-                    self._output.write(piece)
+            for piece in _pieces(data):
+                digest.update(piece)
+                size += len(piece)
+                self._output.write(piece)
         if size > MAX_SIZE:
             raise PackError(f"a file of {size} bytes; a pack holds files up to {MAX_SIZE}")
         key = digest.digest()
@@ -169,5 +168,16 @@ class _Contents:
         return offset, size, key[:16]
 
 
-def _all(data: bytes | Path | None) -> bytes:
-    return data if isinstance(data, bytes) else b"" if data is None else data.read_bytes()
+def _pieces(data: Path | Slice) -> Iterator[bytes]:
+    if isinstance(data, Slice):
+        yield from data.pieces(_PIECE)
+        return
+    with open(data, "rb", buffering=0) as source:
+        while piece := source.read(_PIECE):
+            yield piece
+
+
+def _all(data: bytes | Path | Slice | None) -> bytes:
+    if data is None or isinstance(data, bytes):
+        return data or b""
+    return data.read() if isinstance(data, Slice) else data.read_bytes()

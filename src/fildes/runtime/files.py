@@ -18,7 +18,7 @@ import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from fildes.runtime import ambient
+from fildes.runtime import ambient, trap
 from fildes.runtime.kit import Kit
 from fildes.runtime.tmpfile import TmpFile, open_in_tmp
 
@@ -60,8 +60,10 @@ def prelude(paths: Iterable[str]) -> None:
             _loaded.append(ctypes.CDLL(library))
         except OSError:
             continue
+    trap.shortcut()
     builtins.open = io.open = _open
     _explain_late_libraries()
+    _follow_directory()
 
 
 def activate(kit: Kit) -> None:
@@ -110,6 +112,21 @@ def _explain(error: OSError) -> None:
             f"{os.strerror(errno.ENOENT)}: not in this release; publish it with the program, "
             f"or let the kernel look for it: the line [grants.files] in the manifest would allow that"
         )
+
+
+def _follow_directory() -> None:
+    """A program may change its directory while it loads: the trap has to know where its instances are."""
+
+    def following(plain: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(plain)
+        def change(path: Any) -> None:
+            plain(path)
+            if not _serving:
+                trap.remember_directory()
+
+        return change
+
+    os.chdir, os.fchdir = following(os.chdir), following(os.fchdir)
 
 
 def _keep_libraries_single_threaded() -> None:

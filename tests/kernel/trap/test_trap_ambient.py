@@ -262,3 +262,39 @@ def test_the_time_stamp_counter_is_the_coarse_clock_and_other_faults_are_the_pro
     assert died.status == -signal.SIGSEGV
     assert died.err.count("Segmentation fault") == 1
     assert "program.py" in died.err
+
+
+def test_event_loops_look_at_the_clock_without_a_trap(instance: Any) -> None:
+    instance.clock = 1_700_000_000
+    seen = instance.run("""
+        import asyncio, ctypes, json, time
+        from fildes.runtime import trap
+        libc = ctypes.CDLL(None, use_errno=True)
+        spec = (ctypes.c_long * 2)()
+        async def turns():
+            before = trap.answered()
+            for _ in range(100):
+                await asyncio.sleep(0)
+                time.monotonic(), time.time()
+            return trap.answered() - before
+        traps = asyncio.run(turns())
+        number = 228 if ctypes.sizeof(ctypes.c_long) == 8 and __import__("os").uname().machine == "x86_64" else 113
+        before, agree = trap.answered(), []
+        for clock in (0, 1, 5, 6, 7):
+            ours = time.clock_gettime(clock)
+            agree.append(libc.syscall(number, clock, spec) == 0 and 0 <= spec[0] + spec[1] / 1e9 - ours < 1)
+        errors = []
+        for clock in (2, 3, 99):
+            try:
+                time.clock_gettime(clock)
+            except OSError as error:
+                errors.append(error.errno)
+        print(json.dumps([traps, agree, trap.answered() - before, errors]))
+    """).json()
+    # CLOCK_MONOTONIC_COARSE itself is let through, so four of the five raw calls are traps.
+    assert seen == [0, [True] * 5, 4, [1, 1, 22]]
+
+
+def test_instances_start_where_the_program_went_while_it_loaded(instance: Any) -> None:
+    instance.before = "import os\nos.chdir('/usr')\n"
+    assert instance.run("import os; print(os.getcwd(), os.listdir('.'))").out == "/usr ['lib', 'share']\n"
