@@ -73,7 +73,7 @@ class Static:
         while True:
             self._told_mixed = False
             try:
-                given = await self._peer.ask("web.static_end", StaticEnd(), reply=StaticEndGiven)
+                given = await self._peer.ask("web.static_end", StaticEnd(os.getpid()), reply=StaticEndGiven)
             except Refused:
                 await self._loop.sleep(_ASK_AGAIN)
                 continue

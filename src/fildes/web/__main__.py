@@ -147,8 +147,10 @@ class Web:
             self._peer.tell("static.mixed", wire.Mixed(mixed))
         self.door.follow(table)
 
-    async def _give_static_end(self, _: Asked[wire.StaticEnd]) -> tuple[wire.StaticEndGiven, list[Fd]]:
+    async def _give_static_end(self, asked: Asked[wire.StaticEnd]) -> tuple[wire.StaticEndGiven, list[Fd]]:
         end = await self._static_receiving
+        if asked.body.pid:
+            self.door.exchange.died(STATIC, asked.body.pid, "", others=True)
         return wire.StaticEndGiven(self._mixed), [end.dup()]
 
     async def _count(self, _: Asked[wire.Counts]) -> wire.CountsGiven:

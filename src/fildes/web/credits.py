@@ -30,13 +30,14 @@ class Ledger:
     Acknowledgements come from a tenant: a serial that is not this conveyor's is counted and otherwise ignored.
     """
 
-    __slots__ = ("_budget", "credit", "taken", "unacknowledged")
+    __slots__ = ("_budget", "credit", "newest", "taken", "unacknowledged")
 
     def __init__(self, budget: Budget, credit: int = CREDIT) -> None:
         self._budget = budget
         self.credit = credit
         self.unacknowledged: dict[int, None] = {}  # in the order sent
         self.taken: dict[int, int] = {}  # serial → pid
+        self.newest = 0  # the highest serial that was ever acknowledged: what was sent before it has been received
 
     def room(self) -> int:
         """How many more connections may be sent now."""
@@ -54,6 +55,7 @@ class Ledger:
         del self.unacknowledged[serial]
         self._budget.used -= 1
         self.taken[serial] = pid
+        self.newest = max(self.newest, serial)
         return True
 
     def forget(self, serial: int) -> bool:
@@ -61,12 +63,13 @@ class Ledger:
         if serial in self.unacknowledged:
             del self.unacknowledged[serial]
             self._budget.used -= 1
+            self.newest = max(self.newest, serial)
             return True
         return self.taken.pop(serial, None) is not None
 
-    def forget_taken_by(self, pid: int) -> list[int]:
-        """The serials that process `pid` (0: any) took and had not begun to answer; they are forgotten."""
-        serials = [serial for serial, taker in self.taken.items() if pid in (0, taker)]
+    def forget_taken_by(self, pid: int, *, others: bool = False) -> list[int]:
+        """The serials that process `pid` (0: any; or all `others`) took and did not begin to answer: forgotten."""
+        serials = [serial for serial, taker in self.taken.items() if pid == 0 or (taker == pid) != others]
         for serial in serials:
             del self.taken[serial]
         return serials

@@ -298,7 +298,7 @@ class Door:
 
     def counts(self) -> CountsGiven:
         told = {
-            release: conveyor.counts.told(len(conveyor.backlog))
+            release: conveyor.counts.told(len(conveyor.backlog), len(conveyor.ledger.unacknowledged))
             for release, conveyor in self.exchange.conveyors.items()
         }
         return CountsGiven(told, self.accepted, len(self._reading), self.bad_requests, self.not_found)

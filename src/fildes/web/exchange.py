@@ -380,24 +380,36 @@ class Exchange:
             if conveyor.idle:
                 self.conveyors.pop(conveyor.release, None)
 
-    def died(self, release: str, pid: int, reason: str) -> None:
-        """Process `pid` (0: any) of a release ended: give up what it took and had not begun to answer."""
+    def died(self, release: str, pid: int, reason: str, *, others: bool = False) -> None:
+        """Process `pid` (0: any; or all `others`) of a release ended: give up what it took and did not answer."""
         conveyor = self.conveyors.get(release)
         if conveyor is None or conveyor.sock is None:
             return
         self._read(conveyor, 1024)  # what it had said before
-        self._give_up(conveyor, conveyor.ledger.forget_taken_by(pid), reason)
-        # It may have received some without living to say so. If the queue is empty, all were received by somebody.
+        self._give_up(conveyor, conveyor.ledger.forget_taken_by(pid, others=others), reason)
+        # It may have received some without living to say so.
         suspects = list(conveyor.ledger.unacknowledged)
-        if suspects and conveyor.sock is not None and _unread(conveyor) == 0:
-            self._loop.call_later(_SUSPICION, lambda: self._lost_on_the_way(conveyor, suspects, reason))
+        if suspects:
+            self._loop.call_later(_SUSPICION, lambda: self._suspect(conveyor, suspects, reason))
 
-    def _lost_on_the_way(self, conveyor: Conveyor, suspects: list[int], reason: str) -> None:
-        lost = [serial for serial in suspects if serial in conveyor.ledger.unacknowledged]
+    def _suspect(self, conveyor: Conveyor, suspects: list[int], reason: str) -> None:
+        """Those of `suspects` that somebody received a while ago and nobody speaks of died with their taker.
+
+        The queue is first in, first out: what was sent before something acknowledged, or before the queue was empty,
+        was received.
+        """
+        ledger = conveyor.ledger
+        left = [serial for serial in suspects if serial in ledger.unacknowledged]
+        if not left or conveyor.sock is None:
+            return
+        empty = _unread(conveyor) == 0
+        lost = [serial for serial in left if empty or serial < ledger.newest]
         for serial in lost:
-            conveyor.ledger.forget(serial)
+            ledger.forget(serial)
         self._give_up(conveyor, lost, reason)
         self._flush(conveyor)
+        if len(lost) < len(left):
+            self._loop.call_later(_SUSPICION, lambda: self._suspect(conveyor, left, reason))
 
     def _give_up(self, conveyor: Conveyor, serials: list[int], reason: str) -> None:
         for serial in serials:

@@ -111,8 +111,8 @@ class Counts:
     def __init__(self) -> None:
         self.sent = self.refused = self.returned = 0
 
-    def told(self, waiting: int) -> Counted:
-        return Counted(sent=self.sent, refused=self.refused, returned=self.returned, waiting=waiting)
+    def told(self, waiting: int, queued: int) -> Counted:
+        return Counted(self.sent, self.refused, self.returned, waiting, queued)
 
 
 class Message:

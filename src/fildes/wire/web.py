@@ -48,7 +48,11 @@ class Retired(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StaticEnd(Struct, frozen=True, forbid_unknown_fields=True):
-    """web.static_end → StaticEndGiven + [receiving end of the static daemon's conveyor]."""
+    """web.static_end → StaticEndGiven + [receiving end of the static daemon's conveyor].
+
+    Asked at every start. `pid` is the asker's: what another process had taken and not answered is given up (502)."""
+
+    pid: int = 0
 
 
 class StaticEndGiven(Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,12 +73,14 @@ class Counts(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Counted(Struct, frozen=True, forbid_unknown_fields=True):
-    """`sent`: connections handed over; `refused`: answered 502 or 503; `returned`: handed back; `waiting`: now."""
+    """`sent`: connections handed over; `refused`: answered 502 or 503; `returned`: handed back. Now: `waiting` for
+    room in the conveyor's queue, `queued` in it and not yet taken."""
 
     sent: int = 0
     refused: int = 0
     returned: int = 0
     waiting: int = 0
+    queued: int = 0
 
 
 class CountsGiven(Struct, frozen=True, forbid_unknown_fields=True):

@@ -340,6 +340,7 @@ class StaticStage(Stage):
     def __init__(self) -> None:
         super().__init__("static", "fildes.static.__main__", {})
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as the door does
         self.address = self.listener.getsockname()
         self.ends = seqpacket_pair()
         self.mixed: list[str] = []
@@ -349,6 +350,7 @@ class StaticStage(Stage):
         self.done: set[int] = set()
         self.taken: set[int] = set()
         self.flags = 0
+        self.door: DoorStage | None = None  # a real one in place of this object
         self.front = True  # whether new connections are passed on by themselves
         self._serial = 0
         self.peer.on("web.static_end", web_wire.StaticEnd, self._end)
@@ -358,7 +360,10 @@ class StaticStage(Stage):
         self.loop.watch(self.listener.fileno(), EPOLLIN, self._accept)
         self.loop.watch(self.ends[0].fileno(), EPOLLIN, self._told)
 
-    async def _end(self, _: Asked[web_wire.StaticEnd]) -> tuple[web_wire.StaticEndGiven, list[Fd]]:
+    async def _end(self, asked: Asked[web_wire.StaticEnd]) -> tuple[web_wire.StaticEndGiven, list[Fd]]:
+        if self.door is not None:
+            answer = self.door.ask("web.static_end", asked.body, web_wire.StaticEndGiven)
+            return answer.body, answer.fds
         return web_wire.StaticEndGiven(self.mixed), [self.ends[1].dup()]
 
     async def _pack(self, asked: Asked[catalogue.Pack]) -> tuple[catalogue.Packed, list[Fd]]:
