@@ -30,6 +30,8 @@ _STATIC_ENDS: Final = "static"
 _ROUTES: Final = "routes"
 _FETCH: Final = 20.0  # seconds that the orchestrator may take for a conveyor
 _REFUSED_FOR: Final = 1.0  # seconds that its refusal is believed without asking again
+_SILENCE: Final = 1.0  # seconds that a restarted door waits for the catalogue before it takes the table it finds
+_REFRESH: Final = 30.0  # seconds after a change until the table that a later door would find is renewed
 _GRACE: Final = 0.5  # seconds to read the heads that are coming, when another door takes over
 
 
@@ -39,6 +41,7 @@ class Web:
         self._fetching: set[str] = set()
         self._static_receiving: Promise[Fd] = Promise(loop)
         self._mixed: list[str] = []
+        self._refreshing = False
         listeners = [prepare_listener(fd) for fd in door_fds]
         self.door = Door(loop, listeners, limits, wanted=self._wanted, dropped=self._dropped)
         self._routes = Subscription(
@@ -81,10 +84,9 @@ class Web:
             service, owner = msgspec.msgpack.decode(deposit.blob, type=tuple[str, str])
             self.door.exchange.adopt(deposit.key.removeprefix(_CONVEYOR), service, owner, fds.pop())
         elif deposit.key == _ROUTES and len(fds) == 1:
-            # Perhaps not the last word, but better than none: the catalogue may be starting too.
             number = int.from_bytes(deposit.blob, "little")
             routes = msgspec.msgpack.decode(read_sealed(fds[0].fileno()), type=list[Route])
-            self.door.follow(Table(number, routes))
+            self._loop.call_later(_SILENCE, lambda: self._do_with(Table(number, routes)))
         close_all(fds)
 
     def _adopt(self, release: str, service: str, owner: str, end: Fd) -> None:
@@ -135,10 +137,24 @@ class Web:
 
     def _on_snapshot(self, number: int, routes: list[Route], memfd: Fd) -> None:
         self._store.deposit(_ROUTES, number.to_bytes(8, "little"), [memfd])
+        self.door.stale = False
         self._follow(Table(number, routes))
 
     def _on_change(self, delta: RouteDelta) -> None:
         self._follow(self.door.table.with_delta(delta.number, delta.put, delta.gone))
+        if not self._refreshing:
+            self._refreshing = True
+            self._loop.call_later(_REFRESH, self._refresh)
+
+    def _refresh(self) -> None:
+        self._refreshing = False
+        self._routes.start()
+
+    def _do_with(self, old: Table) -> None:
+        """The catalogue is silent: its last table but some is better than none."""
+        if self.door.table.number < 0:
+            self.door.stale = True
+            self.door.follow(old)
 
     def _follow(self, table: Table) -> None:
         mixed = table.mixed_static_hosts()

@@ -65,6 +65,7 @@ class Door:
         self.wanted = wanted
         self.dropped = dropped
         self.table = Table(-1)
+        self.stale = False  # the table is an old one: what it does not name may exist
         self.answers = Answers(loop, limits.refused)
         self.exchange = Exchange(loop, limits, self)
         self.relays = Relays(loop, limits.relays, self.answers)
@@ -210,6 +211,10 @@ class Door:
     def _route(self, number: int, peer: bytes, data: bytes, head: Head, hops: int, origin: Conveyor | None) -> None:
         host = head.fields.host
         match = self.table.find(host, head.line.path)
+        if match is None and self.stale:
+            text = "The node is starting; it does not know all of its services yet."
+            self.answers.unavailable(number, text, passed=origin is not None)
+            return
         if match is None:
             self.not_found += 1
             what = "no service for this host" if not self.table.knows(host) else "no service at this path of the host"

@@ -57,7 +57,21 @@ def test_it_serves_with_the_old_table_while_the_catalogue_is_away(door, kit):
         client.sendall(kit.get("a.test"))
         a.serve_one()
         assert kit.read_all(client).endswith(b"hello")
+    assert door.request(kit.get("nobody.test")).startswith(b"HTTP/1.1 503 "), "nor is 404 said on old knowledge"
     a.close()
+
+
+def test_a_restarted_door_knows_what_was_published_since_it_started_first(door, kit):
+    kit.until(lambda: "routes" in door.store.deposits)
+    door.delta([kit.route("new.test", "dddd")])
+    instance = door.instance("dddd")
+    door.kill()
+    with door.connect() as client:
+        client.sendall(kit.get("new.test"))
+        door.start()
+        instance.serve_one()
+        assert kit.read_all(client).endswith(b"hello")
+    instance.close()
 
 
 def test_a_gap_in_the_deltas_is_noticed(door, kit):
