@@ -13,7 +13,6 @@ from fildes.daemon.subscription import Subscription
 from fildes.kernel import memfd, process
 from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Loop, Promise
-from fildes.orchestrator import explain
 from fildes.orchestrator.conveyor import Conveyor
 from fildes.orchestrator.plan import State
 from fildes.orchestrator.resources import Resources
@@ -118,8 +117,7 @@ class Orchestrator:
         await self._began
         for release in self._releases.values():
             if release.service == asked.body.service:
-                lines = explain.steps(release, root=self._resources.root, cgroups=self._resources.has_cgroups)
-                return orchestrator.PlanReply(lines)
+                return orchestrator.PlanReply(self._resources.explain(release))
         raise Refused("not-found", f"no service {asked.body.service!r}; see: fildes ps")
 
     async def ps(self, asked: Asked[orchestrator.Ps]) -> tuple[Empty, list[Fd]]:

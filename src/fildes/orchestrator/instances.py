@@ -5,7 +5,6 @@ A kit is put together ahead of the request that needs it, so that a start is one
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
@@ -51,21 +50,23 @@ class Kit:
     grants: list[tuple[str, Fd]] = field(default_factory=list)
     held: dict[str, str] = field(default_factory=dict)
     cgroup: Cgroup | None = None
+    entrances: list[Fd] = field(default_factory=list)  # by which the instance puts itself into the cgroup
 
     def close(self) -> None:
         close_all([self.ours, *self.given])
         if self.cgroup is not None:
-            self.cgroup.remove()
+            self.cgroup.remove()  # nobody was in it
 
     @property
     def given(self) -> list[Fd]:
-        return [self.theirs, self.channel, *(fd for _, fd in self.grants)]
+        return [self.theirs, self.channel, *self.entrances, *(fd for _, fd in self.grants)]
 
     def named(self) -> list[tuple[str, int]]:
         """What rides with the start order."""
         return [
             ("handle", self.theirs.fileno()),
             ("channel", self.channel.fileno()),
+            *(("cgroup", fd.fileno()) for fd in self.entrances),
             *((f"grant:{name}", fd.fileno()) for name, fd in self.grants),
         ]
 
@@ -156,8 +157,6 @@ class Instance:
         if self._pidfd is not None:
             self._loop.unwatch(self._pidfd.fileno())
             self._pidfd.close()
-        if self.cgroup is not None:
-            self.cgroup.remove()
         self.ready.resolve(False)
         self.over.resolve(None)
 
@@ -198,9 +197,6 @@ class Instance:
     def _hold(self, pidfd: Fd) -> None:
         self._pidfd = pidfd
         self.pid = process.pidfd_pid(pidfd.fileno())
-        if self.cgroup is not None and self.pid > 0 and self.pid != self._zygote_pid:
-            with contextlib.suppress(ProcessLookupError):
-                self.cgroup.attach(self.pid)
         self._loop.watch(pidfd.fileno(), EPOLLIN, self._on_exit)
 
     def _on_exit(self, _: int) -> None:

@@ -10,19 +10,16 @@ from fildes.kernel import cgroups
 from fildes.kernel.cgroups import Cgroup
 from fildes.kernel.fds import Fd
 from fildes.kernel.loop import Loop
-from fildes.orchestrator import trees
+from fildes.orchestrator import explain, launch, trees
 from fildes.orchestrator.children import ChildFailed, Exits, in_child
 from fildes.pack import base
 from fildes.sandbox import profile
+from fildes.sandbox.plan import Plan
 from fildes.wire import catalogue
 from fildes.wire.catalogue import Release
 
+LOAD_LIMIT: Final = 60.0  # seconds that a program may take to load
 ZYGOTE_SHARE: Final = 2  # a release as a whole may use so many times what one instance may
-
-
-def keeps_files(release: Release) -> bool:
-    """Whether the release's view stays after the ratchet."""
-    return any(grant.kind == "files" for grant in release.grants)
 
 
 class Resources:
@@ -30,9 +27,10 @@ class Resources:
         self._loop, self._peer = loop, peer
         self.root: bool = settings["root"]
         self._trees = os.readlink(f"/proc/self/fd/{trees_dir.fileno()}")
-        self.mountpoint = os.path.join(self._trees, "view")
-        os.makedirs(self.mountpoint, 0o755, exist_ok=True)
-        self._filters = {
+        self._mountpoint = os.path.join(self._trees, "view")
+        os.makedirs(self._mountpoint, 0o755, exist_ok=True)
+        self.load_limit: float = settings.get("load_limit", LOAD_LIMIT)
+        self._programs = {
             name: profile.compile(profile.load(name)) for name in ("load", "serve", "load-files", "serve-files")
         }
         hierarchy = cgroups.detect()
@@ -65,19 +63,20 @@ class Resources:
             self._base = Fd.open(path, os.O_RDONLY)
         return self._base.dup()
 
-    # — filters —
+    # — confinement —
 
-    def load_filter(self, release: Release) -> bytes:
-        return self._filters["load-files" if keeps_files(release) else "load"]
+    def program(self, name: str) -> bytes:
+        """The compiled filter of a profile."""
+        return self._programs[name]
 
-    def serve_filter(self, release: Release) -> bytes:
-        return self._filters["serve-files" if keeps_files(release) else "serve"]
+    def plan_of(self, release: Release, tree: str) -> Plan:
+        limits = explain.limits(release.limits) if self._cgroups is not None else ""
+        return launch.plan(release, tree=tree, mountpoint=self._mountpoint, root=self.root, limits=limits)
+
+    def explain(self, release: Release) -> list[str]:
+        return explain.steps(release, self.plan_of(release, os.path.join(self._trees, release.pack)))
 
     # — cgroups —
-
-    @property
-    def has_cgroups(self) -> bool:
-        return self._cgroups is not None
 
     def cgroup_of(self, release: Release) -> Cgroup | None:
         if self._cgroups is None:
@@ -94,18 +93,18 @@ class Resources:
         return parent.child(f"instance-{instance}", limits)
 
     def remove_cgroup(self, cgroup: Cgroup | None) -> None:
-        """Its processes were just killed: the kernel takes a moment until it lets the group go."""
+        """Its processes ended or were just killed: the kernel may take a moment until it lets the group go."""
         if cgroup is None:
             return
         try:
-            cgroup.kill()
-            cgroup.remove()
+            cgroup.remove(timeout=0)
         except OSError:
             self._loop.call_later(0.2, lambda: self._remove_at_last(cgroup))
 
     @staticmethod
     def _remove_at_last(cgroup: Cgroup) -> None:
         try:
-            cgroup.remove()
+            cgroup.kill()
+            cgroup.remove(timeout=0)
         except OSError:
             return  # fildes up removes what is left of the node's tree at its end

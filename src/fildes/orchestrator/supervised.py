@@ -15,10 +15,10 @@ from fildes.kernel.loop import Loop, Task, Timer
 from fildes.orchestrator import plan
 from fildes.orchestrator.conveyor import Conveyor
 from fildes.orchestrator.instances import Instance, Kit, held_as_blob, prepare
-from fildes.orchestrator.launch import Order
+from fildes.orchestrator.launch import keeps_files, load_profile, serve_profile
 from fildes.orchestrator.plan import Do, Event, State
-from fildes.orchestrator.resources import Resources, keeps_files
-from fildes.orchestrator.zygotes import Zygote
+from fildes.orchestrator.resources import Resources
+from fildes.orchestrator.zygotes import Launched, Zygote
 from fildes.wire import log, web
 from fildes.wire.catalogue import Release
 
@@ -144,23 +144,22 @@ class Supervised:
         began = time.monotonic()
         tree, packs = await resources.files_of(release)
         answer = await self._peer.ask("log.open", log.Open(release.service, release.id))
-        opened = [*packs, *answer.fds, memfd.sealed("serve", resources.serve_filter(release))]
+        opened = [*packs, *answer.fds, memfd.sealed("serve", resources.program(serve_profile(release)))]
         null = Fd.open("/dev/null", 2)
         phases = {"files": (time.monotonic() - began) * 1e3}
         try:
-            cgroup = resources.cgroup_of(release)
-            order = Order(
-                tree=tree,
-                mountpoint=resources.mountpoint,
-                uid=release.uid if resources.root else None,
-                log=answer.fds[0].fileno(),
-                load_filter=resources.load_filter(release),
-                cgroup=cgroup,
+            launched = Launched(
+                resources.plan_of(release, tree),
+                resources.program(load_profile(release)),
+                answer.fds[0].fileno(),
+                resources.cgroup_of(release),
             )
             given = {"serve": opened[-1].fileno(), "null": null.fileno()}
             given |= dict(zip(("base", "release"), (pack.fileno() for pack in packs), strict=True))
             log_name = fds.name(answer.fds[0].fileno())
-            zygote = await Zygote.load(self._loop, order, _settings(release), given, resources.exits)
+            zygote = await Zygote.load(
+                self._loop, launched, _settings(release), given, resources.exits, resources.load_limit
+            )
         finally:
             close_all([*opened, null])
         try:
@@ -207,6 +206,8 @@ class Supervised:
             else:
                 # Cgroups cost 0.1 ms to make: here, where no request waits.
                 kit.cgroup = self._resources.instance_cgroup(self.zygote.cgroup, kit.instance, self.release)
+                if kit.cgroup is not None and self.zygote.threads == 1:  # with threads it stays in the release's
+                    kit.entrances = kit.cgroup.entrances()
                 self._oom_before = self.zygote.cgroup.oom_kills() if self.zygote.cgroup is not None else 0
                 self._kit = kit
         except Refused as refused:
@@ -257,7 +258,7 @@ class Supervised:
             self.zygote.start(kit.instance, [("conveyor", conveyor.receiving.fileno()), *kit.named()])
         except (OSError, Refused) as error:
             self.note = f"the zygote took no order: {error}"
-            instance.close()
+            self._close(instance)
             close_all(kit.given)
             self._over(Event.CRASHED)
             return
@@ -297,7 +298,7 @@ class Supervised:
             self.crashes += 1
             self.note = f"the last instance ended: {reason}"
             self._log(f"instance {instance.name} ended: {reason}")
-        instance.close()
+        self._close(instance)
         self._over(Event.ENDED if fine else Event.CRASHED)
 
     def _over(self, event: Event) -> None:
@@ -327,7 +328,7 @@ class Supervised:
             instance, self.instance = self.instance, None
             reason = plan.exit_sentence(self.zygote.status or 9, oom)
             self._peer.tell("web.died", web.Died(self.release.id, instance.name, reason, max(instance.pid, 0)))
-            instance.close()
+            self._close(instance)
             self.note = f"its zygote ended, and its instance with it: {reason}"
             self.crashes += 1
         elif not expected:
@@ -361,6 +362,10 @@ class Supervised:
         self._drop_zygote()
         if self.state is State.RETIRED:
             self._forget()
+
+    def _close(self, instance: Instance) -> None:
+        instance.close()
+        self._resources.remove_cgroup(instance.cgroup)
 
     def _drop_zygote(self) -> None:
         if self._kit is not None:

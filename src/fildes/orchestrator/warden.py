@@ -17,6 +17,8 @@ from fildes.kernel.loop import EPOLLERR, EPOLLHUP, EPOLLIN, Loop
 
 _FORKS: Final = frozenset(NR[name] for name in ("clone", "fork", "vfork") if name in NR)
 
+_EXECS: Final = frozenset(NR[name] for name in ("execve", "execveat") if name in NR)
+
 
 class Warden:
     """Owns the listener. `close_gate` is the ratchet's first half; see supervised.py for the second."""
@@ -26,6 +28,7 @@ class Warden:
         self._listener = listener
         self._open = opened
         self._forks = 0
+        self._may_exec = opened  # the interpreter's, which the launcher orders
         loop.watch(listener.fileno(), EPOLLIN, self._on_notifications)
 
     @property
@@ -53,7 +56,11 @@ class Warden:
 
     def _answer(self, notification: notify.Notification) -> None:
         listener = self._listener.fileno()
-        if self._open:
+        if notification.nr in _EXECS and not self._may_exec:
+            # A second exec would bring the vDSO back, and with it the time.
+            notify.refuse(listener, notification.id, errno.EPERM)
+        elif self._open:
+            self._may_exec = self._may_exec and notification.nr not in _EXECS
             notify.proceed(listener, notification.id)
         elif self._forks and notification.nr in _FORKS:
             self._forks -= 1

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from fildes.daemon.peer import Refused
@@ -16,11 +17,23 @@ from fildes.kernel.fds import Fd, Truncated, receive_with_fds, send_with_fds, se
 from fildes.kernel.loop import EPOLLIN, Loop, Promise
 from fildes.orchestrator import plan
 from fildes.orchestrator.children import ChildFailed, Exits, in_child, reap
-from fildes.orchestrator.launch import Order, launch
 from fildes.orchestrator.warden import Warden
+from fildes.sandbox import enter
+from fildes.sandbox.plan import Plan
+from fildes.sandbox.steps import CONTROL
 from fildes.wire import zygote as wire
 
-LOAD_LIMIT: Final = 60.0  # seconds that a program may take to load
+_WORDS: Final = {"born": 1, "confined": 1, "hidden": 0, "loaded": 0}  # in their order, with their descriptors
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What a zygote is launched with. `log` is borrowed."""
+
+    plan: Plan
+    program: bytes
+    log: int
+    cgroup: Cgroup | None
 
 
 class Zygote:
@@ -48,27 +61,32 @@ class Zygote:
 
     @classmethod
     async def load(
-        cls, loop: Loop, order: Order, settings: dict[str, Any], fds: dict[str, int], exits: Exits
+        cls, loop: Loop, launched: Launched, settings: dict[str, Any], fds: dict[str, int], exits: Exits, limit: float
     ) -> Zygote:
-        """Launch one and have it load its program. Raises Refused with the tenant's error; nothing is left then."""
+        """Launch one and have it load its program within `limit` seconds. Raises Refused with the tenant's error;
+        nothing is left then. `fds` are borrowed.
+        """
         began = time.monotonic()
-        helper, control, name = launch(order)
-        reap(loop, helper)
-        zygote = cls(loop, control, order.cgroup, exits)
-        zygote.held = {fds_module.name(fd): f"runtime: {what}" for what, fd in fds.items()}
-        zygote.held[name] = "runtime: orders from the orchestrator"
-        timer = loop.call_later(
-            LOAD_LIMIT, lambda: zygote._fail_all(f"it did not finish loading within {LOAD_LIMIT:g} s")
+        helper, control = enter.launch(
+            launched.plan, launched.program, log=launched.log, cgroup=launched.cgroup, encode=wire.encode
         )
+        reap(loop, helper)
+        zygote = cls(loop, control, launched.cgroup, exits)
+        timer = loop.call_later(limit, lambda: zygote._fail_all(f"it did not finish loading within {limit:g} s"))
         try:
-            born, confined, loaded = (zygote._expect(what) for what in ("born", "confined", "loaded"))
+            born, confined, hidden, loaded = (zygote._expect(what) for what in _WORDS)
             _, [pidfd] = await born
             zygote._hold(pidfd)
             _, [listener] = await confined
             notify.set_sync_wake_up(listener.fileno())
             zygote._warden = Warden(loop, listener, opened=True)  # its exec is the first call it lets through
+            message, _ = await hidden
+            zygote.held = {fds_module.name(fd): f"runtime: {what}" for what, fd in fds.items()}
+            zygote.held[os.readlink(f"/proc/{zygote.pid}/fd/{CONTROL}")] = "runtime: orders from the orchestrator"
             zygote.phases["launch"] = (time.monotonic() - began) * 1e3
-            zygote._send({"do": "load", "settings": settings, "fds": list(fds)}, list(fds.values()))
+            zygote._send(
+                {"do": "load", "settings": {**settings, "vdso": message["vdso"]}, "fds": list(fds)}, list(fds.values())
+            )
             message, _ = await loaded
         except BaseException:
             zygote.kill()
@@ -100,7 +118,7 @@ class Zygote:
     async def ratchet(self, *, keep_files: bool) -> None:
         """Refuse what is for loading only from now on, end what the program left running, detach its files.
 
-        With `keep_files` (the `files` grant) the view stays, all but /proc.
+        With `keep_files` (the `files` grant) the view stays.
         """
         if self._warden is None or self._pidfd is None:
             raise Refused("warm", "it ended while it loaded")
@@ -108,7 +126,7 @@ class Zygote:
         self._warden.close_gate()
         self.threads = len(os.listdir(f"/proc/{self.pid}/task"))
         _end_descendants(self.pid)
-        points = ["/proc"] if keep_files else _mounts_of(self.pid)
+        points = [] if keep_files else _mounts_of(self.pid)
         pidfd = self._pidfd.fileno()
         try:
             await in_child(self._loop, lambda: _detach_all(pidfd, points))
@@ -192,7 +210,7 @@ class Zygote:
         elif kind == "exited":
             received.close()
             self.on_exited(message)
-        elif kind in self._said and len(received.fds) == (1 if kind in ("born", "confined") else 0):
+        elif kind in self._said and len(received.fds) == _WORDS[kind]:
             self._said.pop(kind).resolve((message, received.fds))
         else:
             received.close()

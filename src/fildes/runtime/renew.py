@@ -15,15 +15,16 @@ made by a bare _Fork(2) nobody replaced it, and it is replaced here, token inclu
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import os
-import re
 import select
 import socket
+import stat
 import termios
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-_registered = re.compile(r"^tfd:\s*(\d+) events:\s*([0-9a-f]+) ", re.MULTILINE).findall
+_MOST: Final = 1024  # numbers are given out from the lowest on: a program that loads has nowhere near so many
 
 
 class Unrenewable(OSError):
@@ -47,23 +48,25 @@ class Holdings:
 
     @classmethod
     def since(cls, before: set[int]) -> Holdings:
-        """Everything open now that wasn't in `before` (from `open_numbers`). Needs /proc; raises Unrenewable."""
+        """Everything open now that wasn't in `before` (from `open_numbers`). Raises Unrenewable."""
         self = cls()
-        pipes: dict[str, list[int]] = {}
+        pipes: dict[int, list[int]] = {}
         sockets: list[int] = []
-        for number in sorted(open_numbers() - before):
-            kind = os.readlink(f"/proc/self/fd/{number}")
-            if kind == "anon_inode:[eventpoll]":
-                with open(f"/proc/self/fdinfo/{number}") as info:
-                    self.epolls[number] = {int(fd): int(events, 16) for fd, events in _registered(info.read())}
-            elif kind == "anon_inode:[eventfd]":
-                self.eventfds.append(number)
-            elif kind.startswith("pipe:"):
-                pipes.setdefault(kind, []).append(number)
-            elif kind.startswith("socket:"):
+        numbers = open_numbers()
+        for number in sorted(numbers - before):
+            mode = os.fstat(number).st_mode
+            if stat.S_ISFIFO(mode):
+                pipes.setdefault(os.fstat(number).st_ino, []).append(number)
+            elif stat.S_ISSOCK(mode):
                 sockets.append(number)
+            elif stat.S_IFMT(mode):
+                raise Unrenewable(
+                    f"the event loop holds descriptor {number}, which can't be given to an instance of its own"
+                )
+            elif (registered := _registered(number, numbers)) is not None:
+                self.epolls[number] = registered
             else:
-                raise Unrenewable(f"the event loop holds {kind}, which can't be given to an instance of its own")
+                self.eventfds.append(number)
         for ends in pipes.values():
             if len(ends) != 2:
                 raise Unrenewable("the event loop holds one end of a pipe")
@@ -110,15 +113,31 @@ _kept: list[select.epoll] = []
 
 
 def open_numbers() -> set[int]:
-    """The numbers that are open in this process, read from /proc."""
-    numbers = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:
-            continue  # the one that listed
-        numbers.add(int(name))
-    return numbers
+    """The numbers that are open in this process. There is no /proc in a view: each is tried."""
+    return {number for number in range(_MOST) if _is_open(number)}
+
+
+def _registered(number: int, numbers: set[int]) -> dict[int, int] | None:
+    """What is registered in the epoll `number`; None if it is none. What a loop registers for itself, it reads."""
+    found = {}
+    epoll = select.epoll.fromfd(number)
+    try:
+        for fd in numbers - {number}:
+            try:
+                epoll.register(fd, 0)
+                epoll.unregister(fd)
+            except FileExistsError:
+                found[fd] = select.EPOLLIN
+            except PermissionError:  # a file, which can't be polled
+                continue
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # this is no epoll
+                    return None
+                if error.errno != errno.ELOOP:  # `fd` is one with this one in it
+                    raise
+    finally:
+        _kept.append(epoll)  # dropping it would close the number
+    return found
 
 
 def _pending(number: int) -> int:

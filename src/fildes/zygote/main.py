@@ -49,7 +49,7 @@ def _load(settings: dict[str, Any], fds: dict[str, list[Fd]], phases: dict[str, 
     if settings["runtime"] not in RUNTIMES:
         raise ValueError(f"no runtime {settings['runtime']!r} in this version")
     process.set_tsc_faults()
-    vdso.unmap_vdso()
+    vdso.unmap_vdso([tuple(span) for span in settings["vdso"]])
     os.environ.clear()
     os.environ.update(settings["env"])
     sys.path[:0] = settings["paths"]
@@ -62,6 +62,7 @@ def _load(settings: dict[str, Any], fds: dict[str, list[Fd]], phases: dict[str, 
     phases["interpreter"] = (time.monotonic() - began) * 1e3
     began = time.monotonic()
     program = runtime.load(settings)
+    files.settle(settings)
     phases["import"] = (time.monotonic() - began) * 1e3
     return runtime, program
 
@@ -109,20 +110,20 @@ class Zygote:
 
     def _start(self, order: dict[str, Any], fds: dict[str, list[Fd]]) -> None:
         if not order["fork"]:  # its threads could not be forked: this process itself becomes the instance
-            self._become_instance(fds)
+            self._become_instance(fds, forked=False)
         try:
             pid = os.fork()
         except OSError as error:
             _send(self.control, {"is": "exited", "instance": order["instance"], "status": 255 << 8, "why": str(error)})
         else:
             if pid == 0:
-                self._become_instance(fds)
+                self._become_instance(fds, forked=True)
             self.instances[pid] = order["instance"]
         for group in fds.values():
             for fd in group:
                 fd.close()
 
-    def _become_instance(self, fds: dict[str, list[Fd]]) -> None:
+    def _become_instance(self, fds: dict[str, list[Fd]], *, forked: bool) -> None:
         """Never returns."""
         status = 70  # EX_SOFTWARE of sysexits.h, unless serve says otherwise
         try:
@@ -144,9 +145,12 @@ class Zygote:
                 },
                 settings=self.settings,
             )
+            for fd in fds.get("cgroup", []):
+                os.write(fd.fileno(), b"0")  # itself: see Cgroup.entrances
+                fd.close()
             send_with_fds(kit.handle, b"U")
             trap.activate(kit)
-            seccomp.install(self.serve_filter)
+            seccomp.install(self.serve_filter, every_thread=not forked)
             files.activate(kit)
             sdk._bind(kit)
             status = self.runtime.serve(self.program, kit, lambda: None)
