@@ -35,14 +35,22 @@ def prelude() -> None:
         return
 
 
-def activate(kit: Kit, kinds: set[str]) -> None:
+def settle(kinds: set[str]) -> None:
+    """Refuse what the kinds of the program's grants do not cover."""
     if "clock" not in kinds:
         _refuse_time()
-    if "random" in kinds:
-        _reseed(kit)
-    else:
+    if "random" not in kinds:
         _refuse_random()
     _explain_network()
+
+
+def activate(kit: Kit) -> None:
+    """The zygote's generator was copied into every instance: give this one a state of its own, if it may."""
+    import random
+
+    fds = kit.of_kind("random")
+    if fds:
+        random.seed(int.from_bytes(os.read(fds[0], 64), "little"))
 
 
 def _import_random() -> None:
@@ -110,15 +118,6 @@ class _TimeOfLogs:
 
 
 # --- randomness
-
-
-def _reseed(kit: Kit) -> None:
-    """The zygote's generator was copied into every instance: give this one a state of its own."""
-    import random
-
-    fds = kit.of_kind("random")
-    if fds:
-        random.seed(int.from_bytes(os.read(fds[0], 64), "little"))
 
 
 def _refuse_random() -> None:

@@ -1,7 +1,8 @@
 """The thin Python layer over the trap: what is loaded ahead, and errors that say what to do.
 
-    zygote     prelude(paths)   before the program is imported
-    instance   activate(kit)    after trap.activate
+zygote     prelude(paths)     before the program is imported
+           settle(settings)   after that
+instance   activate(kit)      after trap.activate
 
 Whatever this does in Python, C libraries get from the trap alone: here is convenience, nothing depends on it.
 """
@@ -35,6 +36,7 @@ _LEFT_OUT = (
 _plain_open = io.open
 _roots: tuple[str, ...] = ()
 _serving = False
+_settled = False
 _loaded: list[ctypes.CDLL] = []
 
 
@@ -66,12 +68,28 @@ def prelude(paths: Iterable[str]) -> None:
     _follow_directory()
 
 
+def settle(settings: dict[str, Any]) -> None:
+    """From now on time and randomness that were not granted are refused, with the grant's name.
+
+    In the zygote, when the program was imported: its forks then need not write a single page for it. Else `activate`
+    does it.
+    """
+    global _settled
+    if not _settled:
+        ambient.settle(_kinds(settings))
+        _settled = True
+
+
+def _kinds(settings: dict[str, Any]) -> set[str]:
+    return {grant["kind"] for grant in settings.get("grants", ())}
+
+
 def activate(kit: Kit) -> None:
-    """From now on errors say which grant is missing, and files in /tmp have an offset each."""
+    """From now on files come from the trap, and those in /tmp have an offset each."""
     global _serving
-    kinds = {grant["kind"] for grant in kit.settings.get("grants", ())}
-    ambient.activate(kit, kinds)
-    _serving = "files" not in kinds
+    settle(kit.settings)
+    ambient.activate(kit)
+    _serving = "files" not in _kinds(kit.settings)
 
 
 def shared_libraries(folders: Iterable[str]) -> Iterator[str]:
@@ -159,4 +177,4 @@ def _explain_late_libraries() -> None:
     ExtensionFileLoader.create_module = create_module  # type: ignore[method-assign]
 
 
-__all__ = ["TmpFile", "activate", "prelude", "shared_libraries"]
+__all__ = ["TmpFile", "activate", "prelude", "settle", "shared_libraries"]

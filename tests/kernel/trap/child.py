@@ -41,6 +41,8 @@ def main() -> None:
         os.write(secret, value.encode())
         grants[name] = [secret]
     kinds = [{"name": name, "kind": name if name in ("clock", "random") else "secret", "to": None} for name in grants]
+    if order["files"]:
+        kinds.append({"name": "files", "kind": "files", "to": None})
     kit = Kit(conveyor=-1, handle=-1, channel=-1, packs=packs, grants=grants, settings={"grants": kinds})
     trap.prepare(packs, null)
     files.prelude(order["prelude"])
@@ -48,6 +50,7 @@ def main() -> None:
     program = compile(order["program"], "program.py", "exec")
     names: dict[str, object] = {"__name__": "__program__"}
     exec(code, names)
+    files.settle(kit.settings)
     trap.activate(kit)
     files.activate(kit)
     sys.path_importer_cache.clear()  # there is no /app on this machine, which was noted while importing the above

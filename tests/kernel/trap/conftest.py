@@ -86,6 +86,7 @@ class Instance:
             "no_vdso": self.no_vdso,
             "clock": self.clock,
             "random": self.random,
+            "files": self.profile == "serve-files",
             "prelude": self.prelude,
             "secrets": self.secrets,
             "before": textwrap.dedent(self.before),

@@ -359,3 +359,18 @@ def test_the_root_holds_both_packs_and_tmp(instance: Any) -> None:
         print(json.dumps(os.listdir("/")))
     """).json()
     )
+
+
+def test_with_the_files_grant_the_kernel_answers(instance: Any, tmp_path: Any) -> None:
+    instance.profile = "serve-files"
+    (tmp_path / "outside.txt").write_text("by the kernel")
+    seen = instance.run(f"""
+        import json, os
+        try:
+            open("/nowhere/at/all")
+        except OSError as error:
+            text = str(error)
+        path = {str(tmp_path / "outside.txt")!r}
+        print(json.dumps([open(path).read(), os.stat(path).st_size, os.path.exists("/app"), text]))
+    """).json()
+    assert seen == ["by the kernel", 13, False, "[Errno 2] No such file or directory: '/nowhere/at/all'"]
