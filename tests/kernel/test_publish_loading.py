@@ -11,7 +11,7 @@ from fildes.publish import __main__, cell, runner, uv
 from fildes.publish.children import _limit
 from fildes.publish.names import Rejected
 from fildes.publish.scratch import Scratch
-from fildes.publish.upload import decode, seal, take_in
+from fildes.publish.upload import read_answer, seal, take_in
 from fildes.kernel.fds import Fd
 from fildes.kernel import memfd
 from fildes.pack import writer
@@ -52,16 +52,16 @@ imported = []
 sys.addaudithook(lambda event, args: imported.append(args[0]) if event == "import" else None)
 for number, upload in enumerate(uploads):
     job = scratch.begin(f"{number}")
-    with memfd.sealed("tar", upload) as archive:
+    with memfd.sealed("tar", upload) as archive, job.new_file("contents") as contents:
         try:
             name = None if number < 5 else "pages"
-            value, (index,) = take_in(archive.fileno(), job.source.fileno(), name, lambda *_: None)
+            value, (index,) = take_in(archive.fileno(), contents.fileno(), name, lambda *_: None)
         except Rejected:
             pass
         else:
-            decode(value)
-            with Fd(index), job.bundle() as bundle:
-                seal(index, job.source.fileno(), b"lock", bundle.fileno())
+            read_answer(value)
+            with Fd(index), job.new_file("bundle") as bundle:
+                seal(index, contents.fileno(), b"lock", bundle.fileno())
     job.sweep()
 scratch.keep_lock("a" * 64, b"x")
 scratch.lock_for("a" * 64)

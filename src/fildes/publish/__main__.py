@@ -31,11 +31,10 @@ RESOLVER_UID: int = 12  # offset from the node's first uid; init's table says pu
 
 
 def main(inheritance: Inheritance) -> None:
-    os.umask(0o022)  # what lies in the scratch is for the cell to read; who may enter the scratch is another matter
     settings = inheritance.settings
     load_ahead()
     scratch = Scratch(inheritance.fds["scratch"])
-    control = start_cell(scratch.path(), settings)
+    control = start_cell(scratch.cell(), settings)
     process.drop_capabilities()
 
     loop = Loop()

@@ -10,10 +10,10 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterable
-from typing import IO, Any, Final
+from collections.abc import Iterable
+from typing import IO, Any, Final, cast
 
-from fildes.publish.unpack import Parts, Tree
+from fildes.publish.tree import Content, Parts, Tree
 
 LOCK: Final = "requirements.lock"
 _MTIME: Final = 315532800  # 1980-01-01: zip files and their readers know nothing earlier
@@ -31,10 +31,10 @@ class _Hashing(io.RawIOBase):
         return self._file.write(data)
 
 
-def write_bundle(tree: Tree, opener: Callable[[Parts], IO[bytes]], lock: bytes | None, into: IO[bytes]) -> str:
+def write_bundle(tree: Tree, contents: int, lock: bytes | None, into: IO[bytes]) -> str:
     """Write the canonical tar of `tree` and `lock` into `into`; its sha256 in hex.
 
-    `opener` opens one regular file of the tree for reading. A lock takes the place of an uploaded one.
+    `contents` is the (borrowed) file that the tree's files lie in. A lock takes the place of an uploaded one.
     """
     out = _Hashing(into)
     paths: set[Parts] = set(tree.files) | set(tree.links) | (tree.directories - {()})
@@ -49,9 +49,9 @@ def write_bundle(tree: Tree, opener: Callable[[Parts], IO[bytes]], lock: bytes |
                 info.size = len(lock)
                 tar.addfile(info, io.BytesIO(lock))
             elif parts in tree.files:
-                info.mode, _, info.size = tree.files[parts]
-                with opener(parts) as content:
-                    tar.addfile(info, content)
+                file = tree.files[parts]
+                info.mode, info.size = file.mode, file.size
+                tar.addfile(info, cast(IO[bytes], Content(contents, file)))
             elif parts in tree.links:
                 info.type, info.linkname, info.mode = tarfile.SYMTYPE, tree.links[parts], 0o777
                 tar.addfile(info)

@@ -60,6 +60,7 @@ def enter(cell: Cell) -> Place:
     if os.fork():
         os._exit(0)
     process.set_name("fildes-cell")
+    os.umask(0o022)  # a daemon's is stricter, and the folders of the view are for another uid
     if inside:
         loopback.bring_up()
         _view(cell)
@@ -68,7 +69,6 @@ def enter(cell: Cell) -> Place:
         process.become(cell.uid, cell.uid)
     process.drop_capabilities()
     process.set_dumpable(False)
-    os.umask(0o022)
     if not inside:
         return Place(cell.scratch, cell.python, cell.uv, tuple(missing))
     return Place(SCRATCH, cell.python, UV, tuple(missing))

@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import sysconfig
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from fildes.daemon.peer import Asked, Peer, Refused
 from fildes.kernel.fds import Fd, close_all
-from fildes.kernel.loop import Loop, Task
+from fildes.kernel.loop import Cancelled, Loop, Task
 from fildes.publish import upload
-from fildes.publish.children import in_child
+from fildes.publish.children import DISK_FULL, in_child
 from fildes.publish.resolver import Resolver
 from fildes.publish.scratch import Job, Scratch, digest
 from fildes.publish.turns import Turns
@@ -32,6 +33,15 @@ BUNDLE_SECONDS: Final = 120.0
 CATALOGUE_SECONDS: Final = 600.0  # it warms the release within it, and has limits of its own
 
 Tell = Callable[[str, str, float], None]  # phase, text, ms
+
+
+@dataclass(frozen=True)
+class Sources:
+    """An upload that was taken in; the descriptors are borrowed from the flow."""
+
+    upload: Upload
+    index: Fd
+    contents: Fd
 
 
 class Publishing:
@@ -54,6 +64,8 @@ class Publishing:
         task = self._running[ticket] = self._loop.spawn(self._one(asked.body, archive))
         try:
             return await task
+        except Cancelled as error:
+            raise Refused("cancelled", "whoever asked for this publish is gone; nothing was changed") from error
         finally:
             del self._running[ticket]
 
@@ -71,28 +83,30 @@ class Publishing:
 
         with archive:
             async with self._turns.any():
-                job = self._begin()
+                job, contents = self._begin()
                 try:
-                    taken, index = await self._take_in(job, body, archive, tell)
-                    with index:
-                        async with self._turns.of((body.owner, taken.manifest.name)):
-                            return await self._carry_through(job, body, taken, index, tell)
+                    with contents:
+                        taken, index = await self._take_in(contents, body, archive, tell)
+                        with index:
+                            async with self._turns.of((body.owner, taken.manifest.name)):
+                                return await self._carry_through(job, body, Sources(taken, index, contents), tell)
                 finally:
                     job.sweep()
                     self._resolver.sweep(job.name)
 
-    async def _carry_through(
-        self, job: Job, body: Publish, taken: Upload, index: Fd, tell: Tell
-    ) -> catalogue.Published:
+    async def _carry_through(self, job: Job, body: Publish, sources: Sources, tell: Tell) -> catalogue.Published:
+        taken = sources.upload
         lock, made = await self._lock(job, body, taken, tell)
-        bundle, name = await self._bundle(job, index, made)
+        began = self._loop.time()
+        bundle, name = await self._bundle(job, sources, made)
         with bundle:
+            tell("bundle", name[:12], (self._loop.time() - began) * 1000)
             abi = "" if taken.manifest.runtime == "static" else abi_of_this_node()
             known = catalogue.Known(body.owner, name, abi)
             knowledge = await self._peer.ask("catalogue.known", known, reply=catalogue.Knowledge)
             files: list[Fd] = []
             if knowledge.body.pack is None:
-                pack = await self._pack(job, body, taken, lock, tell)
+                pack = await self._pack(job, body, sources, lock, tell)
                 files = [bundle.dup(), pack]
             else:
                 tell("pack", "known already: nothing to install or to pack", 0.0)
@@ -102,24 +116,26 @@ class Publishing:
             )
         return answer.body
 
-    def _begin(self) -> Job:
+    def _begin(self) -> tuple[Job, Fd]:
+        """The job's directory, and a file in it for what is in the upload's files."""
         try:
-            return self._scratch.begin(os.urandom(8).hex())
+            job = self._scratch.begin(os.urandom(8).hex())
+            return job, job.new_file("contents")
         except OSError as error:
             text = f"the node's scratch directory can't be written ({error.strerror}); free some space, publish again"
             raise Refused("disk-full", text) from error
 
-    async def _take_in(self, job: Job, body: Publish, archive: Fd, tell: Tell) -> tuple[Upload, Fd]:
-        source = job.source.fileno()
+    async def _take_in(self, contents: Fd, body: Publish, archive: Fd, tell: Tell) -> tuple[Upload, Fd]:
+        numbers = (archive.fileno(), contents.fileno())
         value, fds = await in_child(
             self._loop,
-            lambda report: upload.take_in(archive.fileno(), source, body.name, report),
-            keep=[archive.fileno(), source],
+            lambda report: upload.take_in(*numbers, body.name, report),
+            keep=numbers,
             seconds=UNPACK_SECONDS,
             report=tell,
         )
         try:
-            taken = upload.decode(value)
+            taken = upload.read_answer(value)
             if len(fds) != 1:
                 raise ValueError("no index of the tree")
         except (msgspec.MsgspecError, ValueError) as error:
@@ -144,10 +160,13 @@ class Publishing:
         tell("resolve", text, (self._loop.time() - began) * 1000)
         return lock.decode(), lock
 
-    async def _bundle(self, job: Job, index: Fd, lock: bytes | None) -> tuple[Fd, str]:
+    async def _bundle(self, job: Job, sources: Sources, lock: bytes | None) -> tuple[Fd, str]:
         """The bundle's file and its sha256."""
-        bundle = job.bundle()
-        numbers = (index.fileno(), job.source.fileno(), bundle.fileno())
+        try:
+            bundle = job.new_file("bundle")
+        except OSError as error:
+            raise Refused(*DISK_FULL) from error
+        numbers = (sources.index.fileno(), sources.contents.fileno(), bundle.fileno())
         try:
             name, fds = await in_child(
                 self._loop,
@@ -161,7 +180,7 @@ class Publishing:
             raise
         return bundle, str(name)
 
-    async def _pack(self, job: Job, body: Publish, taken: Upload, lock: str, tell: Tell) -> Fd:
+    async def _pack(self, job: Job, body: Publish, sources: Sources, lock: str, tell: Tell) -> Fd:
         site = ""
         if lock:
             began = self._loop.time()
@@ -169,7 +188,9 @@ class Publishing:
             text = await self._resolver.install(job.name, digest(body.owner), site, lock.encode())
             tell("install", f"{lock.count('==')} packages, {text}", (self._loop.time() - began) * 1000)
         began = self._loop.time()
-        text, pack = await self._resolver.pack(job.name, job.tree, site, byte_code=taken.manifest.runtime != "static")
+        byte_code = sources.upload.manifest.runtime != "static"
+        index, contents = sources.index.dup(), job.read_only("contents")
+        text, pack = await self._resolver.pack(job.name, site, index, contents, byte_code=byte_code)
         tell("pack", text, (self._loop.time() - began) * 1000)
         return pack
 

@@ -60,10 +60,10 @@ class Resolver:
         close_all(fds)
         return text
 
-    async def pack(self, job: str, tree: str, site: str, *, byte_code: bool) -> tuple[str, Fd]:
-        """Pack the sources in `tree` (below the scratch) and what was installed as `site` ("": nothing): what it
-        holds, in words, and the file. Raises Refused."""
-        text, fds = await self._run(["pack", job, tree, byte_code, site])
+    async def pack(self, job: str, site: str, index: Fd, contents: Fd, *, byte_code: bool) -> tuple[str, Fd]:
+        """Pack a tree, given by its index and contents (consumed), with what was installed as `site` ("": nothing):
+        what the pack holds, in words, and its file. Raises Refused."""
+        text, fds = await self._run(["pack", job, byte_code, site], index, contents)
         if len(fds) != 1:
             close_all(fds)
             raise Refused("internal", "the packer made no file; see: fildes doctor")
@@ -73,13 +73,13 @@ class Resolver:
         """End what runs for `job`, and remove its directory."""
         self._send(["sweep", job])
 
-    async def _run(self, message: list[Any], given: Fd | None = None) -> tuple[str, list[Fd]]:
+    async def _run(self, message: list[Any], *given: Fd) -> tuple[str, list[Fd]]:
         name: str = message[1]
         job = self._jobs[name] = _Job(self._loop)
         late = Refused("timeout", f"this step took longer than {SECONDS:.0f} s and was ended; nothing was changed")
         timer = self._loop.call_later(SECONDS, lambda: job.promise.fail(late))
         try:
-            self._send(message, given)
+            self._send(message, *given)
             return await job.promise
         except BaseException:
             self._send(["cancel", name])
@@ -91,15 +91,13 @@ class Resolver:
             if job.listener is not None:
                 job.listener.close()
 
-    def _send(self, message: list[Any], given: Fd | None = None) -> None:
+    def _send(self, message: list[Any], *given: Fd) -> None:
         try:
-            numbers = [given.fileno()] if given is not None else []
-            send_with_fds(self._control.fileno(), msgspec.msgpack.encode(message), numbers)
+            send_with_fds(self._control.fileno(), msgspec.msgpack.encode(message), [fd.fileno() for fd in given])
         except OSError as error:
             raise Refused("busy", f"the resolver takes no more jobs ({error.strerror}); publish again") from error
         finally:
-            if given is not None:
-                given.close()
+            close_all(given)
 
     def _receive(self, _: int) -> None:
         received = receive_with_fds(self._control.fileno(), runner.MAX_DATAGRAM)

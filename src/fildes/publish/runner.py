@@ -3,7 +3,7 @@
     jobs in (one datagram, msgpack)                          beside it
     ["lock", id, key]                                        sealed memfd: checked requirement lines
     ["install", id, key, site]                               sealed memfd: the lock
-    ["pack", id, tree, byte_code, site]                      —
+    ["pack", id, byte_code, site]                            the tree's index (sealed memfd), its contents
     ["cancel", id] ["sweep", id]                             —
 
     answers
@@ -27,22 +27,23 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 import msgspec
 
 from fildes.kernel import memfd, process
-from fildes.kernel.fds import Fd, close_all, receive_with_fds, send_with_fds
+from fildes.kernel.fds import Fd, Received, close_all, receive_with_fds, send_with_fds
 from fildes.kernel.loop import EPOLLIN, Loop
 from fildes.pack import writer
-from fildes.pack.collect import Source, collect
+from fildes.pack.collect import LEFT_OUT, Slice, Source, collect
 from fildes.pack.format import PackError
 from fildes.publish import uv
 from fildes.publish.bundle import LOCK
 from fildes.publish.cell import Place
+from fildes.publish.names import Rejected
+from fildes.publish.tree import File, Parts, decode, expand
 
 MAX_DATAGRAM: Final = 64 * 1024
 MAX_TEXT: Final = 16 * 1024
@@ -71,7 +72,10 @@ class Runner:
         loop.signals([signal.SIGCHLD], lambda _: self._reap())
 
     def _take(self, _: int) -> None:
-        received = receive_with_fds(self._control.fileno(), MAX_DATAGRAM)
+        try:
+            received = receive_with_fds(self._control.fileno(), MAX_DATAGRAM)
+        except ConnectionResetError:  # it left without reading our last words
+            received = Received(b"")
         if not received.data:
             self._loop.stop()
             return
@@ -85,7 +89,7 @@ class Runner:
                 self._cancel(name)
                 shutil.rmtree(self._directory("", name), ignore_errors=True)
             else:
-                self._start(name, self._job(word, name, rest, received.fds))
+                self._start(name, self._job(word, name, rest, received.fds), [fd.fileno() for fd in received.fds])
         finally:
             close_all(received.fds)
 
@@ -93,8 +97,9 @@ class Runner:
         directory = self._directory("", name)
         os.makedirs(directory, 0o755, exist_ok=True)
         if word == "pack":
-            tree, byte_code, site = rest
-            return lambda: self._pack(directory, str(tree), bool(byte_code), self._directory("site-", site))
+            byte_code, site = rest
+            index, contents = (fd.fileno() for fd in fds)
+            return lambda: self._pack(directory, index, contents, bool(byte_code), self._directory("site-", site))
         lines = memfd.read_sealed(fds[0].fileno(), 1 << 24)
         cache = self._directory("cache-", rest[0])
         if word == "lock":
@@ -107,12 +112,12 @@ class Runner:
             return ""
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"a directory called {name!r}")
-        return f"{self._place.scratch}/cell/{kind}{name}"
+        return f"{self._place.scratch}/{kind}{name}"
 
-    def _start(self, name: str, job: Job) -> None:
+    def _start(self, name: str, job: Job, keep: Sequence[int]) -> None:
         pid = os.fork()
         if pid == 0:
-            _in_child(job, name, self._control.fileno())
+            _in_child(job, name, self._control.fileno(), keep)
         self._running[pid] = name
 
     def _cancel(self, name: str) -> None:
@@ -136,7 +141,8 @@ class Runner:
                 os.killpg(pid, signal.SIGKILL)  # whatever it left in its session
             if status:
                 text = "a worker died: it used too much memory or time, or was cancelled; nothing was changed"
-                _tell(self._control.fileno(), ["ended", name, False, text])
+                with contextlib.suppress(BrokenPipeError):  # nobody is left to hear it
+                    _tell(self._control.fileno(), ["ended", name, False, text])
 
     # — in the job's own process —
 
@@ -165,7 +171,7 @@ class Runner:
         return f"{len(compiled)} modules compiled", []
 
     def _keep_sites(self, most: int) -> None:
-        folder = f"{self._place.scratch}/cell"
+        folder = self._place.scratch
         names = [name for name in os.listdir(folder) if name.startswith("site-")]
         for name in sorted(names, key=lambda name: os.stat(f"{folder}/{name}").st_mtime, reverse=True)[most:]:
             shutil.rmtree(f"{folder}/{name}", ignore_errors=True)
@@ -189,16 +195,15 @@ class Runner:
             said = done.stdout.decode("utf-8", "replace").replace(directory + "/", "")
             raise Failed(uv.explain(said or f"uv ended with {done.returncode}", os.path.basename(source)))
 
-    def _pack(self, directory: str, tree: str, byte_code: bool, site: str) -> tuple[str, list[int]]:
-        members = list(collect(Path(self._place.scratch) / tree, "/app"))
+    def _pack(self, directory: str, index: int, contents: int, byte_code: bool, site: str) -> tuple[str, list[int]]:
+        tree = decode(memfd.read_sealed(index))
+        members = [_source(parts, file, contents) for parts, file in expand(tree) if LEFT_OUT.isdisjoint(parts)]
         if byte_code:
             members += writer.with_bytecode(self._place.python, members)
         if site:
             members += collect(f"{site}/deps", "/deps", keep=_wanted)
             with open(f"{site}/byte-code", "rb") as file:
                 members += [Source(path, data) for path, data in _byte_code.decode(file.read())]
-        # Directories have the time of their unpacking, which says nothing about the upload.
-        members = [replace(member, mtime=0) if member.data is None else member for member in members]
         path = f"{directory}/pack"
         with open(path, "w+b") as output:
             summary = writer.write(cast(BinaryIO, output), members)
@@ -206,11 +211,18 @@ class Runner:
         return text, [os.open(path, os.O_RDONLY | os.O_CLOEXEC)]
 
 
+def _source(parts: Parts, file: File | None, contents: int) -> Source:
+    path = "/".join(("/app", *parts))
+    if file is None:
+        return Source(path, None, 0o755)
+    return Source(path, Slice(contents, file.offset, file.size), file.mode, file.mtime)
+
+
 def _wanted(path: str) -> bool:
     return path != ".lock"  # uv's own
 
 
-def _in_child(job: Job, name: str, control: int) -> None:
+def _in_child(job: Job, name: str, control: int, keep: Sequence[int]) -> None:
     """Run `job`, tell its end, and never return."""
     status = 1
     try:
@@ -219,7 +231,7 @@ def _in_child(job: Job, name: str, control: int) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         process.set_parent_death_signal(signal.SIGKILL)
-        process.close_all_but({2, control})
+        process.close_all_but({2, control, *keep})
         for number in (0, 1):  # subprocess takes for granted that these are open
             if os.open("/dev/null", os.O_RDWR) != number:
                 raise OSError("the standard descriptors could not be opened")
@@ -227,16 +239,20 @@ def _in_child(job: Job, name: str, control: int) -> None:
             resource.setrlimit(what, (limit, limit))
         try:
             text, fds = job()
-        except (Failed, PackError) as error:
+        except (Failed, PackError, Rejected) as error:
             _tell(control, ["ended", name, False, str(error)])
         except subprocess.TimeoutExpired:
             _tell(control, ["ended", name, False, f"this step took longer than {JOB_SECONDS} s and was ended"])
         except OSError as error:
             full = uv.explain("No space left on device", "") if error.errno in (28, 122) else str(error)
             _tell(control, ["ended", name, False, full])
+        except Exception as error:
+            _tell(control, ["ended", name, False, f"{type(error).__name__}: {error}; this is a fault of Fildes"])
         else:
             _tell(control, ["ended", name, True, text], fds)
         status = 0
+    except BaseException as error:
+        print(f"fildes: publish: a worker failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     finally:
         os._exit(status)
 
@@ -262,8 +278,8 @@ def _size(size: int) -> str:
 def run(control: Fd, place: Place, index: dict[str, Any]) -> None:
     """Serve jobs until the publish process closes its end."""
     loop = Loop()
-    for name in os.listdir(f"{place.scratch}/cell"):
+    for name in os.listdir(place.scratch):
         if not name.startswith(("cache-", "site-")):  # what a runner that was killed left
-            shutil.rmtree(f"{place.scratch}/cell/{name}", ignore_errors=True)
+            shutil.rmtree(f"{place.scratch}/{name}", ignore_errors=True)
     Runner(loop, control, place, index)
     loop.run()

@@ -27,10 +27,8 @@ class Scratch:
     def __init__(self, directory: Fd) -> None:
         self._directory = directory
         here = directory.fileno()
-        # The cell's uid goes through here, to its own part and to the sources that it packs. The state directory
-        # above is closed to everybody, so this opens nothing to others.
-        os.fchmod(here, 0o711)
-        for name, mode in (("jobs", 0o711), ("locks", 0o700), ("cell", 0o1777)):
+        # The cell's uid may write to the last one, and reaches it only inside of the cell: the way to it is closed.
+        for name, mode in (("jobs", 0o700), ("locks", 0o700), ("cell", 0o1777)):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, dir_fd=here)
             with Fd.open(name, _DIRECTORY, dir_fd=here) as fd:
@@ -39,8 +37,9 @@ class Scratch:
             for name in os.listdir(jobs.fileno()):
                 shutil.rmtree(name, ignore_errors=True, dir_fd=jobs.fileno())
 
-    def path(self) -> str:
-        return os.readlink(f"/proc/self/fd/{self._directory.fileno()}")
+    def cell(self) -> str:
+        """The path of the runner's part."""
+        return os.readlink(f"/proc/self/fd/{self._directory.fileno()}") + "/cell"
 
     def begin(self, job: str) -> Job:
         return Job(self._directory.fileno(), job)
@@ -73,22 +72,22 @@ class Scratch:
 
 
 class Job:
-    """The directories of one publish; `sweep` removes them."""
+    """The directory of one publish; `sweep` removes it."""
 
     def __init__(self, scratch: int, name: str) -> None:
         self.name = name
-        self.tree = f"jobs/{name}/src"  # as the runner names it
         self._scratch = scratch
-        os.mkdir(f"jobs/{name}", 0o711, dir_fd=scratch)
-        os.mkdir(self.tree, 0o755, dir_fd=scratch)
-        self.source = Fd.open(self.tree, _DIRECTORY, dir_fd=scratch)
+        os.mkdir(f"jobs/{name}", 0o700, dir_fd=scratch)
 
-    def bundle(self) -> Fd:
-        """A new file for the bundle, to be written and then read."""
-        return Fd.open(f"jobs/{self.name}/bundle", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._scratch)
+    def new_file(self, name: str) -> Fd:
+        """A new file, to be written and then read."""
+        return Fd.open(f"jobs/{self.name}/{name}", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._scratch)
+
+    def read_only(self, name: str) -> Fd:
+        """The same file again, for somebody who is to read it only."""
+        return Fd.open(f"jobs/{self.name}/{name}", os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._scratch)
 
     def sweep(self) -> None:
-        self.source.close()
         shutil.rmtree(f"jobs/{self.name}", ignore_errors=True, dir_fd=self._scratch)
 
 

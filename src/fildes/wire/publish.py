@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 # The phases in their order; those of the catalogue's answer (check, store, warm, switch) follow.
-PHASES: Final = ("upload", "unpack", "manifest", "resolve", "install", "pack", "publish")
+PHASES: Final = ("unpack", "manifest", "resolve", "bundle", "install", "pack")
 
 
 class Publish(msgspec.Struct, forbid_unknown_fields=True):
