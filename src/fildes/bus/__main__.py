@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import time
 
-import msgspec
-
 from fildes.bus import quota
 from fildes.bus.introduce import Introducer
 from fildes.bus.router import Router
 from fildes.bus.tenants import Tenants
-from fildes.daemon.peer import Asked, Empty, Peer, Refused
+from fildes.daemon.peer import Asked, Empty, Peer
 from fildes.daemon.start import Inheritance, confine
 from fildes.daemon.store import Store
-from fildes.kernel import memfd
-from fildes.kernel.fds import Fd, close_all
+from fildes.daemon.subscription import Subscription
+from fildes.kernel.fds import Fd
 from fildes.kernel.loop import Loop
 from fildes.wire import bus as wire
-from fildes.wire.catalogue import Rights, RightsDelta, Snapshot, Subscribe
-
-_AGAIN = 0.5  # seconds before the catalogue is asked again
-
-_rights = msgspec.msgpack.Decoder(list[Rights])
+from fildes.wire.catalogue import Rights, RightsDelta
 
 
 class Bus:
@@ -41,19 +35,20 @@ class Bus:
         self.introducer = Introducer(self.peer)
         self.tenants = Tenants(self.peer, self.store, self.introducer, self.epoch, limits)
         self.tenants.restore(deposits)
-        self._subscribing = False
-        self._heard = -1  # number of the newest change that was announced
+        self.rights = Subscription(
+            self.peer, "bus", item=Rights, delta=RightsDelta, snapshot=self._snapshot, change=self._change
+        )
         self.peer.on("bus.channel", wire.Channel, self._channel)
         self.peer.on("bus.close", wire.Close, self._close)
         self.peer.on("bus.denials", wire.AskDenials, self._denials)
         self.peer.on("bus.status", Empty, self._status)
-        self.peer.on_event("bus.delta", RightsDelta, self._delta)
         self.peer.on_event("bus.undeliverable", wire.Undeliverable, lambda asked: None)
 
-    async def start(self) -> None:
+    def start(self) -> None:
+        """Until the first snapshot is here, tenants' requests wait in their channels."""
         self.router.greet()
         self.store.ready()
-        await self._subscribe()
+        self.rights.start()
 
     def close(self) -> None:
         self.tenants.close()
@@ -62,49 +57,17 @@ class Bus:
 
     # — the catalogue's word —
 
-    async def _subscribe(self) -> None:
-        """Until the first snapshot is here, tenants' requests wait in their channels."""
-        if self._subscribing:
-            return
-        self._subscribing = True
-        try:
-            while not await self._snapshot():
-                pass
-        finally:
-            self._subscribing = False
-        self.tenants.start()
-
-    async def _snapshot(self) -> bool:
-        try:
-            answer = await self.peer.ask("catalogue.subscribe", Subscribe(), reply=Snapshot, timeout=10)
-        except Refused as refused:
-            self.loop.on_error(ValueError(f"no rights from the catalogue yet, asking again: {refused.text}"))
-            await self.loop.sleep(_AGAIN)
-            return False
-        try:
-            rights = _rights.decode(memfd.read_sealed(answer.fds[0].fileno()))
-        except (IndexError, ValueError, msgspec.MsgspecError) as error:
-            self.loop.on_error(ValueError(f"the catalogue's snapshot can't be read: {error}"))
-            await self.loop.sleep(_AGAIN)
-            return False
-        finally:
-            close_all(answer.fds)
-        for release in self.tenants.table.replace(answer.body.number, rights):
+    def _snapshot(self, number: int, rights: list[Rights], _: Fd) -> None:
+        for release in self.tenants.table.replace(number, rights):
             self.introducer.forget(release)
         self.tenants.keep_rights()
-        # A change that was sent behind the snapshot may have been handled before it: answers take a turn of the loop.
-        return self._heard <= answer.body.number
+        self.tenants.start()
 
-    def _delta(self, asked: Asked[RightsDelta]) -> None:
-        self._heard = max(self._heard, asked.body.number)
-        if self._subscribing:
-            return
-        for release in asked.body.gone:
+    def _change(self, delta: RightsDelta) -> None:
+        for release in delta.gone:
             self.introducer.forget(release)
-        if self.tenants.table.apply(asked.body):
-            self.tenants.keep_rights()
-        else:
-            self.loop.spawn(self._subscribe())
+        self.tenants.table.apply(delta)
+        self.tenants.keep_rights()
 
     # — what others ask of the bus —
 
@@ -134,5 +97,5 @@ class Bus:
 def main(inheritance: Inheritance) -> None:
     bus = Bus(inheritance)
     confine("bus")
-    bus.loop.spawn(bus.start())
+    bus.start()
     bus.loop.run()

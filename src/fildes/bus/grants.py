@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from fildes.capabilities.connect.grant import SERVICE, service_of
 from fildes.capabilities.kind import grant_lines
 from fildes.capabilities.kinds import DECLARED, driver_of
-from fildes.wire.catalogue import Grant, Rights, RightsDelta, follow
+from fildes.wire.catalogue import Grant, Rights, RightsDelta
 
 
 class Introduce(NamedTuple):
@@ -51,18 +51,15 @@ class Table:
         self.number = number
         return before - set(self._by_release)
 
-    def apply(self, delta: RightsDelta) -> bool:
-        """Take a change in. False: something was missed, subscribe again."""
-        what = follow(self.number, delta)
-        if what == "apply":
-            for release in delta.gone:
-                gone = self._by_release.pop(release, None)
-                if gone is not None and self._by_service.get(gone.service) is gone:
-                    del self._by_service[gone.service]
-            for each in delta.put:
-                self._by_release[each.release] = self._by_service[each.service] = each
-            self.number = delta.number
-        return what != "subscribe"
+    def apply(self, delta: RightsDelta) -> None:
+        """Take a change in that follows on what is held (`wire.catalogue.follow`)."""
+        for release in delta.gone:
+            gone = self._by_release.pop(release, None)
+            if gone is not None and self._by_service.get(gone.service) is gone:
+                del self._by_service[gone.service]
+        for each in delta.put:
+            self._by_release[each.release] = self._by_service[each.service] = each
+        self.number = delta.number
 
     def of_release(self, release: str) -> Rights | None:
         return self._by_release.get(release)
