@@ -85,6 +85,13 @@ def test_offers_name_the_service_and_its_owner(owner: str, target: Target | None
     assert (said(wants, facts, owner) == []) is fits
 
 
+def test_private_networks_are_the_operators_to_give() -> None:
+    wants = changed(grants=[Grant("x", "connect", "db.example.org:5432", {"private": True})])
+    [text] = said(wants)
+    assert "f:7: grants.x.private" in text and "fildes policy anna private=true" in text
+    assert said(wants, by=Policy(private=True)) == []
+
+
 def test_connections_outward_and_to_itself() -> None:
     assert said(changed(grants=[Grant("x", "connect", "db.example.org:5432")])) == []
     assert "does not offer itself" in said(changed(grants=[Grant("x", "connect", "shop")]))[0]

@@ -148,6 +148,10 @@ def _grants(manifest: Manifest, owner: str, policy: Policy, facts: Facts) -> lis
             found.append(Problem(_at(manifest, "grants", grant.name, "kind"), text, "an operator can widen the policy"))
         elif grant.kind == "connect":
             found += _connect(manifest, owner, facts, grant)
+            if grant.options.get("private") and not policy.private:
+                text = f"{where}.private: this owner may not reach this machine and its networks"
+                hint = f"leave it out, or ask an operator: fildes policy {owner} private=true"
+                found.append(Problem(_at(manifest, "grants", grant.name, "private"), text, hint))
         elif grant.kind == "secret" and secret_of(grant) not in facts.secrets:
             text = f"{where}: no secret {quote(secret_of(grant))} is set for {manifest.name}"
             hint = f"set it: fildes secret set {manifest.name} {secret_of(grant)}"

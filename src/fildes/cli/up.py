@@ -25,6 +25,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a package index for publishing, the default one first (default: what uv and pip are configured for)",
     )
+    parser.add_argument(
+        "--index-host",
+        metavar="HOST[:PORT]",
+        action="append",
+        default=[],
+        help="a host that the indexes keep their files on, where that is another one",
+    )
     parser.add_argument("--ready-fd", metavar="N", type=int, help="write a byte to this descriptor when serving")
     parser.add_argument("--table", default=None, help=argparse.SUPPRESS)  # other daemons, for tests of init
 
@@ -38,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             http=args.http or ["127.0.0.1:8080"],
             table=args.table or table.NAME,
             ready_fd=args.ready_fd,
-            settings={} if args.table else {"index": _index(args.index)},
+            settings={} if args.table else {"index": _index(args.index, args.index_host)},
         )
         prepare.run(wanted)
     except (ground.Trouble, LookupError) as trouble:
@@ -49,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
         ) from error
 
 
-def _index(urls: list[str]) -> object:
+def _index(urls: list[str], hosts: list[str]) -> object:
     """What `publish` is told of package indexes: it finds that out itself, but only here are the user's variables."""
     # By name: the command line is built on none of the daemons; this one module of theirs is asked once, before init.
     index = importlib.import_module("fildes.publish.index")
     try:
-        return index.discover(urls, os.environ)
+        return index.discover(urls, os.environ, hosts)
     except ValueError as error:
         raise Trouble(str(error)) from error

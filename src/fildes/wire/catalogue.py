@@ -318,7 +318,8 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     `suffixes`: "*.localhost" (every name below localhost), "example.org" (that host itself), or "*" (every host).
     `static_bytes` and `program_bytes` bound one bundle of that sort, and half of its pack; `storage` is the
     sum over the releases of the owner's other services and the new one; memory, cpu, tasks and concurrency
-    bound what [limits] may say.
+    bound what [limits] may say. `private`: whether a `connect` to a host outside may say private = true, and
+    so reach this machine and its own networks.
     """
 
     suffixes: list[str] = field(default_factory=lambda: ["*.localhost"])
@@ -331,6 +332,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     cpu: float = 16.0
     tasks: int = 1024
     concurrency: int = 4096
+    private: bool = False
 
 
 class PolicyGet(Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,6 +3,7 @@
 to = "ledger"                a service, which must offer itself to this one: [offers] to = ["shop"]
 to = "db.example.org:5432"   a host and a TCP port; the net driver resolves and connects
 to = "[2001:db8::1]:5432"    an IPv6 address is written in brackets
+private = true               the host may be this machine, or in a private network, if the owner's policy says so
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ KIND: Final = Kind(
     name="connect",
     driver="bus",
     summary="a connection to another service, or to one host and port",
-    revocation="between services the instance that holds it ends; outward the net driver shuts its end",
+    revocation="the instance that holds it ends: a passed descriptor can't be recalled",
     options={
         "to": (str, True, 'a service, or "host:port"'),
+        "private": (bool, False, "whether the host may be this machine, or one of a private network"),
         "connections": (int, False, "how many may be open at once to a host outside; 64 when left out"),
     },
 )
