@@ -31,6 +31,7 @@ _ASK_AGAIN: Final = 0.1  # seconds
 _ROUTE_PATIENCE: Final = 1.0  # seconds: the door heard of a new site before we did
 _DATAGRAMS: Final = 8
 _FETCH: Final = 10.0
+_PAUSE: Final = 0.05
 
 
 class Static:
@@ -46,7 +47,7 @@ class Static:
         self._failed: set[str] = set()
         self._unrouted: list[Connection] = []
         self._conveyor: socket.SocketType | None = None
-        self._listening = False
+        self._blocked = self._paused = False
         self._outbox: deque[tuple[bytes, int]] = deque()
         self._serving = loop.promise()
         self._routes = Subscription(
@@ -115,8 +116,26 @@ class Static:
         for _ in range(_DATAGRAMS):
             if self._connections.full:
                 self._connections.make_room()
+            if self._connections.full:
+                self._pause()
+                return
             if self._conveyor is None or not self._receive(self._conveyor):
                 return
+
+    def _pause(self) -> None:
+        """All are busy: the next ones wait in the conveyor, and the door sees that they do."""
+        self._paused = True
+        self._watch_conveyor()
+        self._loop.call_later(_PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        self._paused = False
+        self._watch_conveyor()
+
+    def _watch_conveyor(self) -> None:
+        if self._conveyor is not None:
+            events = (0 if self._paused else EPOLLIN) | (EPOLLOUT if self._outbox else 0)
+            self._loop.rewatch(self._conveyor.fileno(), events)
 
     def _receive(self, conveyor: socket.SocketType) -> bool:
         try:
@@ -172,8 +191,8 @@ class Static:
             try:
                 conveyor.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else [])
             except BlockingIOError:
-                self._loop.rewatch(conveyor.fileno(), EPOLLIN | EPOLLOUT)
-                self._listening = True
+                self._blocked = True
+                self._watch_conveyor()
                 return
             except OSError:
                 self._lose_conveyor()
@@ -181,9 +200,9 @@ class Static:
             self._outbox.popleft()
             if number >= 0:
                 os.close(number)
-        if self._listening and conveyor is not None:
-            self._listening = False
-            self._loop.rewatch(conveyor.fileno(), EPOLLIN)
+        if self._blocked:
+            self._blocked = False
+            self._watch_conveyor()
 
     def hand_back(self, connection: Connection) -> None:
         """To the door, which knows all routes. Whatever was read goes along."""

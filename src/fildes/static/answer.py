@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 ROOT: Final = "/app"
 _ESCAPED_SLASH: Final = re.compile(rb"%2[Ff]|%5[Cc]").search
-# Ours, not the site's. (Names with a dot in front are not served either, but /.well-known is: RFC 8615.)
+# Ours, not the site's.
 _HIDDEN: Final = ("/fildes.toml",)
+# Names with a dot in front are not served (.env, .git), but for those that are meant to be public: RFC 8615, and what
+# generators of sites write beside the pages.
+_SHOWN: Final = frozenset({".well-known", ".buildinfo", ".nojekyll"})
 _SAFE: Final = "/!$&'()*+,;=:@-._~"
 
 
@@ -79,7 +82,7 @@ def _normal(raw: bytes) -> bytes | None:
 def _is_hidden(inner: str) -> bool:
     if inner in _HIDDEN:
         return True
-    return "/." in inner and any(s.startswith(".") and s != ".well-known" for s in inner.split("/"))
+    return "/." in inner and any(s.startswith(".") and s not in _SHOWN for s in inner.split("/"))
 
 
 class _Shape:

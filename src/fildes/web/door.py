@@ -93,6 +93,7 @@ class Door:
 
     def shut(self) -> None:
         """Accept nothing more."""
+        self._open = False
         for listener in self._listeners:
             self._loop.unwatch(listener.fileno())
 
@@ -138,7 +139,7 @@ class Door:
         if oldest is not None:
             self._head_overdue(oldest)
         self._loop.unwatch(listener.fileno())
-        self._loop.call_later(_PAUSE, lambda: self._watch(listener))
+        self._loop.call_later(_PAUSE, lambda: self._watch(listener) if self._open else None)
 
     # — heads —
 
@@ -260,7 +261,7 @@ class Door:
     # — what became of them: exchange.Owner —
 
     def came_back(self, conveyor: Conveyor, back: wire.Back, number: int, copy: Parcel | None, progress: bool) -> str:
-        if self.relays.came_back(back.serial):
+        if self.relays.came_back(conveyor, back.serial):
             close_passed(number)
             return ""
         try:

@@ -50,6 +50,7 @@ class _Relay:
         "answered",
         "body",
         "client",
+        "conveyor",
         "down",
         "ended",
         "head_only",
@@ -61,7 +62,8 @@ class _Relay:
         "upgrade",
     )
 
-    def __init__(self, client: int, inner: int, head: Head) -> None:
+    def __init__(self, client: int, inner: int, head: Head, conveyor: Conveyor) -> None:
+        self.conveyor = conveyor
         self.client = client
         self.inner = inner
         self.head_only = head.line.method == "HEAD"
@@ -95,7 +97,7 @@ class Relays:
         inner, outer = stream_pair()
         for end in (inner, outer):
             os.set_blocking(end.fileno(), False)
-        relay = _Relay(parcel.number, inner.take(), head)
+        relay = _Relay(parcel.number, inner.take(), head, conveyor)
         self._relays[relay.client] = relay
         self._loop.watch(relay.client, EPOLLIN, lambda events: self._on_client(relay, events))
         self._loop.watch(relay.inner, EPOLLIN, lambda events: self._on_inner(relay, events))
@@ -105,14 +107,15 @@ class Relays:
             os.close(replacement.number)
             return
         post(conveyor, replacement)
-        relay.serial = replacement.serial
-        self._serials[relay.serial] = relay
+        if replacement.serial:  # else it was refused at once
+            relay.serial = replacement.serial
+            self._serials[relay.serial] = relay
         self._push_up(relay)
 
-    def came_back(self, serial: int) -> bool:
-        """An instance hands back what it was given as `serial`: if it was relayed, the client gets 421."""
+    def came_back(self, conveyor: Conveyor, serial: int) -> bool:
+        """`conveyor` hands back what it was given as `serial`: if it was relayed, the client gets 421."""
         relay = self._serials.get(serial)
-        if relay is None:
+        if relay is None or relay.conveyor is not conveyor:
             return False
         self._finish(relay, 421, "This program does not serve what was asked for.")
         return True

@@ -114,6 +114,7 @@ class Stage:
         self.peer.on("catalogue.subscribe", catalogue.Subscribe, self._snapshot)
         self.peer.on_event("log.append", log.Append, lambda asked: self.logged.append(asked.body.text))
         self.process: subprocess.Popen[bytes] | None = None
+        self.limit: int | None = None  # of descriptors
         self._thread = threading.Thread(target=self.loop.run, daemon=True)
         self._thread.start()
 
@@ -178,9 +179,10 @@ class Stage:
         arguments = [self.name, self.module, channel.fileno(), store.fileno(), numbers, {}]
         passed = [channel.fileno(), store.fileno(), *numbers.values()]
         self.store.ready.clear()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _START, msgspec.json.encode(arguments).decode()], pass_fds=passed
-        )
+        command = [sys.executable, "-c", _START, msgspec.json.encode(arguments).decode()]
+        if self.limit is not None:
+            command = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(self.limit), *command]
+        self.process = subprocess.Popen(command, pass_fds=passed)
 
     @property
     def pid(self) -> int:
