@@ -46,7 +46,8 @@ class Daemon(NamedTuple):
 
 
 DAEMONS: Final = (
-    Daemon("log", "fildes.drivers.log.__main__", 1, directory=("state", "log")),
+    # A pipe a release that runs.
+    Daemon("log", "fildes.drivers.log.__main__", 1, directory=("state", "log"), deposits=16384),
     Daemon("shared", "fildes.drivers.shared.__main__", 2),
     Daemon("net", "fildes.drivers.net.__main__", 3),
     Daemon(

@@ -75,7 +75,7 @@ async def prepare(peer: Peer, release: Release) -> Kit:
     """Ask the bus for everything that the release's grants say an instance starts with. Raises Refused."""
     instance = secrets.token_hex(4)
     grants: list[tuple[str, Fd]] = []
-    channel = await peer.ask("bus.channel", bus.Channel(release.id, instance, release.service))
+    channel = await peer.ask("bus.channel", bus.Channel(release.id, instance, release.service, release.grants))
     try:
         for grant in release.grants:
             kind = KINDS[grant.kind]
