@@ -32,6 +32,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a host that the indexes keep their files on, where that is another one",
     )
+    parser.add_argument(
+        "--load-limit",
+        metavar="SECONDS",
+        type=float,
+        help="how long a program may take to load before its publish fails (default: 60)",
+    )
     parser.add_argument("--ready-fd", metavar="N", type=int, help="write a byte to this descriptor when serving")
     parser.add_argument("--table", default=None, help=argparse.SUPPRESS)  # other daemons, for tests of init
 
@@ -45,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             http=args.http or ["127.0.0.1:8080"],
             table=args.table or table.NAME,
             ready_fd=args.ready_fd,
-            settings={} if args.table else {"index": _index(args.index, args.index_host)},
+            settings={} if args.table else _settings(args),
         )
         prepare.run(wanted)
     except (ground.Trouble, LookupError) as trouble:
@@ -54,6 +60,15 @@ def run(args: argparse.Namespace) -> int:
         raise Trouble(
             f"the node could not be started: {error}; `fildes doctor` says what this machine allows"
         ) from error
+
+
+def _settings(args: argparse.Namespace) -> dict[str, object]:
+    settings = {"index": _index(args.index, args.index_host)}
+    if args.load_limit is not None:
+        if not args.load_limit > 0:
+            raise Trouble(f"--load-limit {args.load_limit:g}: expected a number of seconds above 0, for example 60")
+        settings["load_limit"] = args.load_limit
+    return settings
 
 
 def _index(urls: list[str], hosts: list[str]) -> object:

@@ -176,7 +176,12 @@ class Verbs:
     async def logs(self, call: Call) -> Reply:
         body: log.Read = call.read(log.Read)
         # The log driver knows names of files, not who exists: a misspelt name would be a silent wait.
-        await self._peer.ask("catalogue.releases", catalogue.Releases(body.service), reply=catalogue.ReleaseList)
+        try:
+            await self._peer.ask("catalogue.releases", catalogue.Releases(body.service), reply=catalogue.ReleaseList)
+        except Refused as refused:
+            if refused.code != "not-found":
+                raise
+            body.known = False  # a first publish that failed left its reason in the log, and no service
         answer = await self._peer.ask("log.read", body)
         return {}, answer.fds
 

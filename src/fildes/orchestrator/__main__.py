@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 
 import msgspec
@@ -176,11 +177,11 @@ class Orchestrator:
     def _adopt(self, deposits: list[Deposit]) -> None:
         """Conveyors first, then zygotes, then instances: each needs what comes before it."""
         found: dict[str, Supervised] = {}
-        order = ("conveyor", "zygote", "instance")
+        order = ("conveyor", "loading", "zygote", "instance")
         for deposit in sorted(deposits, key=lambda d: order.index(d.key.partition(".")[0])):
             what, _, rest = deposit.key.partition(".")
             release, _, name = rest.partition(".")
-            if release not in self._releases:
+            if release not in self._releases or what == "loading":
                 self._give_up(what, deposit)
                 continue
             supervised = found.setdefault(release, self._of(self._releases[release]))
@@ -194,9 +195,11 @@ class Orchestrator:
             supervised.resume()
 
     def _give_up(self, what: str, deposit: Deposit) -> None:
-        """A candidate that nobody waits for, or a release that was draining: it ends."""
-        if what == "zygote":
-            process.pidfd_send_signal(deposit.fds[0].fileno(), signal.SIGKILL)
+        """A candidate that nobody waits for, a release that was draining, or what was loading and now could not open
+        another file: it ends."""
+        if what in ("loading", "zygote"):
+            with contextlib.suppress(ProcessLookupError):
+                process.pidfd_send_signal(deposit.fds[0].fileno(), signal.SIGKILL)
         if what == "conveyor":
             sending, receiving = deposit.fds
             Conveyor(self._loop, sending, receiving).hand_back()

@@ -32,7 +32,7 @@ from fildes.kernel.loop import EPOLLIN, Loop, Promise
 from fildes.wire import bus, drivers
 from fildes.wire.catalogue import Release
 
-_BLOB: Final = 1000  # bytes; init keeps 1 KiB
+BLOB: Final = 1000  # bytes; init keeps 1 KiB
 _WHY: Final = {
     "handle": "runtime: handle, to the orchestrator",
     "channel": "runtime: channel, to the bus",
@@ -98,7 +98,7 @@ async def prepare(peer: Peer, release: Release) -> Kit:
 def held_as_blob(held: dict[str, str]) -> bytes:
     """For the fd store; what would be too long for it is forgotten, and shown as unexplained after a restart."""
     blob = json.dumps(held, ensure_ascii=False, separators=(",", ":")).encode()
-    return blob if len(blob) <= _BLOB else b"{}"
+    return blob if len(blob) <= BLOB else b"{}"
 
 
 class Instance:

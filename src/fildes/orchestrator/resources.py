@@ -18,7 +18,7 @@ from fildes.sandbox.plan import Plan
 from fildes.wire import catalogue
 from fildes.wire.catalogue import Release
 
-LOAD_LIMIT: Final = 60.0  # seconds that a program may take to load
+LOAD_LIMIT: Final = 60.0  # seconds that a program may take to load, unless `fildes up --load-limit` says otherwise
 ZYGOTE_SHARE: Final = 2  # a release as a whole may use so many times what one instance may
 
 

@@ -14,7 +14,7 @@ from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Loop, Task, Timer
 from fildes.orchestrator import plan
 from fildes.orchestrator.conveyor import Conveyor
-from fildes.orchestrator.instances import Instance, Kit, held_as_blob, prepare
+from fildes.orchestrator.instances import BLOB, Instance, Kit, held_as_blob, prepare
 from fildes.orchestrator.launch import keeps_files, load_profile, serve_profile
 from fildes.orchestrator.plan import Do, Event, State
 from fildes.orchestrator.resources import Resources
@@ -48,6 +48,7 @@ class Supervised:
         self._load_failures = plan.Intensity(most=2, period=120.0)
         self._timer: Timer | None = None
         self._status: int | None = None
+        self._unexplained: Timer | None = None  # the instance is gone, and the zygote has not said how
         self._oom_before = 0
         self._wanted_at = 0.0
 
@@ -62,10 +63,16 @@ class Supervised:
     def _conveyor_made(self) -> Conveyor:
         if self._conveyor is None:
             self._conveyor = Conveyor.make(self._loop)
-            self._store.deposit(self._key("conveyor"), b"", [self._conveyor.sending, self._conveyor.receiving])
+            self._keep_conveyor()
             if self.state in (State.ASLEEP, State.WARM):
                 self._watch()
         return self._conveyor
+
+    def _keep_conveyor(self, halted: str = "") -> None:
+        """In the store; with the reason when the release is halted: a successor must know, as the door does."""
+        if self._conveyor is not None:
+            ends = [self._conveyor.sending, self._conveyor.receiving]
+            self._store.deposit(self._key("conveyor"), halted.encode()[:BLOB], ends)
 
     async def prove(self) -> dict[str, float]:
         """Load the program and start one instance of it. Raises Refused with the reason. Milliseconds by phase."""
@@ -83,15 +90,19 @@ class Supervised:
         await self._until_started()
         instance = self.instance
         if instance is None:
-            raise Refused("warm", self.note or "it did not start")
+            raise Refused("warm", self._did_not_start())
         timer = self._loop.call_later(READY_LIMIT, lambda: self._too_slow(instance))
         try:
             if not await instance.ready:
-                raise Refused("warm", self.note or "it ended before it was ready")
+                raise Refused("warm", self._did_not_start())
         finally:
             timer.cancel()
         phases["start"] = (time.monotonic() - began) * 1e3
         return phases
+
+    def _did_not_start(self) -> str:
+        name = self.release.service
+        return f"{name} did not start: {self.note or 'it ended'}; what it printed shows: fildes logs {name}"
 
     async def stop(self) -> int:
         """End its instance, or the zygote if there is none, and forget its crashes. How many instances there were."""
@@ -104,6 +115,7 @@ class Supervised:
         if was_halted and self._conveyor is not None:
             reopened = web.Conveyor(self.release.id, self.release.service)
             self._peer.tell("web.conveyor", reopened, [self._conveyor.sending.dup()])
+            self._keep_conveyor()
         if self.instance is not None:
             await self.instance.over
         return count
@@ -127,13 +139,19 @@ class Supervised:
 
     async def _load(self) -> None:
         try:
-            await self._load_zygote()
+            try:
+                await self._load_zygote()
+            finally:
+                self._store.drop(self._key("loading"))
         except (Refused, OSError) as error:
             self.note = f"{self.release.service} did not load: {error}"
             self._log(self.note)
             self._loading = None
             too_many = self._load_failures.crashed(self._loop.time())
-            self._happened(Event.TOO_MANY if too_many else Event.LOAD_FAILED)
+            if too_many:
+                self._halt(self.note)
+            else:
+                self._happened(Event.LOAD_FAILED)
         else:
             self._loading = None
             self._happened(Event.LOADED)
@@ -158,7 +176,13 @@ class Supervised:
             given |= dict(zip(("base", "release"), (pack.fileno() for pack in packs), strict=True))
             log_name = fds.name(answer.fds[0].fileno())
             zygote = await Zygote.load(
-                self._loop, launched, _settings(release), given, resources.exits, resources.load_limit
+                self._loop,
+                launched,
+                _settings(release),
+                given,
+                resources.exits,
+                resources.load_limit,
+                born=lambda pidfd: self._store.deposit(self._key("loading"), b"", [pidfd]),
             )
         finally:
             close_all([*opened, null])
@@ -172,11 +196,11 @@ class Supervised:
         zygote.held[log_name] = "runtime: its log"
         self._take_up(zygote)
         self._store.deposit(f"{self._key('zygote')}.{zygote.threads}", held_as_blob(zygote.held), zygote.descriptors)
-        if zygote.threads > 1:
-            self.note = "it starts threads while it loads, so each instance loads it anew: starts are slower"
 
     def _take_up(self, zygote: Zygote) -> None:
         self.zygote = zygote
+        if zygote.threads > 1:
+            self.note = "it starts threads while it loads, so each instance loads it anew: starts are slower"
         zygote.on_exited = self._on_exit_word
         zygote.on_gone = self._on_zygote_gone
 
@@ -260,7 +284,7 @@ class Supervised:
             self.note = f"the zygote took no order: {error}"
             self._close(instance)
             close_all(kit.given)
-            self._over(Event.CRASHED)
+            self._on_zygote_gone()  # another order would fare no better
             return
         close_all(kit.given)
         self.instance = instance
@@ -276,19 +300,23 @@ class Supervised:
             self._status = status
             if self.instance.pid < 0:
                 self._on_instance_end(self.instance)
+            elif self._unexplained is not None:
+                self._unexplained.cancel()
+                self._unexplained = None
+                self._instance_over(self.instance)
 
     def _on_instance_end(self, instance: Instance) -> None:
         """It is gone; the zygote, who is its parent, tells how, or keeps silent."""
         instance.on_end = lambda: None
         if self._status is None and self.zygote is not None and self.zygote.threads == 1:
-            self._loop.call_later(EXIT_WORD, lambda: self._instance_over(instance))
+            self._unexplained = self._loop.call_later(EXIT_WORD, lambda: self._instance_over(instance))
         else:
             self._loop.call_soon(lambda: self._instance_over(instance))
 
     def _instance_over(self, instance: Instance) -> None:
         if self.instance is not instance:
             return
-        self.instance = None
+        self.instance = self._unexplained = None
         status = self._status if self._status is not None else 0 if instance.idle or instance.stopping else 9
         fine = instance.idle or instance.stopping or status == 0
         oom = self.zygote.cgroup.oom_kills() - self._oom_before if self.zygote and self.zygote.cgroup else 0
@@ -315,7 +343,8 @@ class Supervised:
     def _halt(self, why: str) -> None:
         self.note = f"{why}; publish a mended version, or: fildes stop {self.release.service}"
         self._log(self.note)
-        self._peer.tell("web.retired", web.Retired(self.release.id, f"{self.release.service}: {why}"))
+        self._peer.tell("web.retired", web.Retired(self.release.id, f"{self.release.service}: {why}"[:BLOB]))
+        self._keep_conveyor(self.note)
         self._happened(Event.TOO_MANY)
 
     def _on_zygote_gone(self) -> None:
@@ -373,6 +402,7 @@ class Supervised:
             self._kit = None
         if self.zygote is not None:
             zygote, self.zygote = self.zygote, None
+            zygote.on_gone = lambda: None  # what is said of it later is not about the next one
             zygote.kill()
             zygote.close()
             self._store.drop(f"{self._key('zygote')}.{zygote.threads}")
@@ -410,12 +440,15 @@ class Supervised:
     def adopt_conveyor(self, deposit: Deposit) -> None:
         sending, receiving = deposit.fds
         self._conveyor = Conveyor(self._loop, sending, receiving)
+        if deposit.blob:
+            self.state, self.note = State.HALTED, deposit.blob.decode("utf-8", "replace")
 
     def adopt_zygote(self, deposit: Deposit, threads: int) -> None:
         pidfd, control, listener = deposit.fds
         cgroup = self._resources.cgroup_of(self.release)
         zygote = Zygote.adopt(self._loop, control, pidfd, listener, cgroup, threads, self._resources.exits)
         zygote.held = json.loads(deposit.blob)
+        self._oom_before = cgroup.oom_kills() if cgroup is not None else 0
         self._take_up(zygote)
         self.state = State.WARM
 
@@ -438,6 +471,8 @@ class Supervised:
         if self.state in (State.ASLEEP, State.WARM):
             self._watch()
             self._prepare()
+        elif self.state is State.HALTED:
+            self._hand_back()
 
     # — small things —
 

@@ -44,6 +44,7 @@ class Zygote:
         self._exits = exits
         self._control = control
         self.cgroup = cgroup
+        self._service = ""
         self.pid = -1
         self.status: int | None = None  # how it ended, waitpid(2)
         self.held: dict[str, str] = {}  # what it was given: name of the description → why
@@ -61,10 +62,17 @@ class Zygote:
 
     @classmethod
     async def load(
-        cls, loop: Loop, launched: Launched, settings: dict[str, Any], fds: dict[str, int], exits: Exits, limit: float
+        cls,
+        loop: Loop,
+        launched: Launched,
+        settings: dict[str, Any],
+        fds: dict[str, int],
+        exits: Exits,
+        limit: float,
+        born: Callable[[Fd], object],
     ) -> Zygote:
-        """Launch one and have it load its program within `limit` seconds. Raises Refused with the tenant's error;
-        nothing is left then. `fds` are borrowed.
+        """Launch one and have it load its program within `limit` seconds; `born` is shown its pidfd at once. Raises
+        Refused with the tenant's error; nothing is left then. `fds` are borrowed.
         """
         began = time.monotonic()
         helper, control = enter.launch(
@@ -72,10 +80,12 @@ class Zygote:
         )
         reap(loop, helper)
         zygote = cls(loop, control, launched.cgroup, exits)
+        zygote._service = str(settings["service"])
         timer = loop.call_later(limit, lambda: zygote._fail_all(f"it did not finish loading within {limit:g} s"))
         try:
-            born, confined, hidden, loaded = (zygote._expect(what) for what in _WORDS)
-            _, [pidfd] = await born
+            bearing, confined, hidden, loaded = (zygote._expect(what) for what in _WORDS)
+            _, [pidfd] = await bearing
+            born(pidfd)
             zygote._hold(pidfd)
             _, [listener] = await confined
             notify.set_sync_wake_up(listener.fileno())
@@ -224,7 +234,7 @@ class Zygote:
         self.status = await self._exits.of(self.pid)
         oom_kills = self.cgroup.oom_kills() if self.cgroup is not None else 0
         how = plan.exit_sentence(self.status, oom_kills) if self.status is not None else "nobody knows how"
-        self._fail_all(f"it ended while it loaded: {how}; what it printed shows: fildes logs")
+        self._fail_all(f"it ended while it loaded: {how}; what it printed shows: fildes logs {self._service}")
         self.on_gone()
 
     def _send(self, message: dict[str, Any], fds: list[int]) -> None:

@@ -27,6 +27,7 @@ class Read(msgspec.Struct, forbid_unknown_fields=True):
     service: str
     lines: int = 200
     follow: bool = False
+    known: bool = True  # False: perhaps nobody has that name; refused ("not-found") when there is no line of it
 
 
 class Forget(msgspec.Struct, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ through which two tenants could talk.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -19,6 +20,7 @@ from fildes.kernel.fds import Fd
 
 _SIZE: Final = 4096
 _NEVER_NS: Final = 1 << 62  # an absolute time that is not reached
+_RACES: Final = 8  # with changes of the machine's clock, in a row
 
 
 class ClockPage:
@@ -75,5 +77,12 @@ def watch_for_set() -> Fd:
 
 
 def rearm(timer: Fd) -> None:
+    """Raises OSError, not for ECANCELED: the clock was set while the timer was armed (which it is then)."""
     flags = timers.TFD_TIMER_ABSTIME | timers.TFD_TIMER_CANCEL_ON_SET
-    timers.arm(timer.fileno(), _NEVER_NS, 0, flags)
+    for _ in range(_RACES):
+        try:
+            timers.arm(timer.fileno(), _NEVER_NS, 0, flags)
+            return
+        except OSError as error:
+            if error.errno != errno.ECANCELED:
+                raise

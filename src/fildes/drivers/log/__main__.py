@@ -77,6 +77,8 @@ class Log:
         self._check(service)
         if len(self._readers) >= _READERS:
             raise Refused("busy", f"{_READERS} readers are being told logs already; try again later")
+        if not asked.body.known and service not in self._files.services():
+            raise Refused("not-found", f"there is no service {service!r}; those there are: fildes ps")
         start = self._files.tail(service, min(max(0, asked.body.lines), _MOST_LINES))
         ours_reads, ours = open_log()
         self._tell(self._key("reader"), service, ours, start, None if asked.body.follow else self._files.end(service))

@@ -25,6 +25,7 @@ class Shared:
     def __init__(self, loop: Loop, page: ClockPage) -> None:
         self._loop, self._page = loop, page
         self._timer = watch_for_set()
+        page.set()  # it may have been set between the page's making and here
         loop.watch(self._timer.fileno(), EPOLLIN, self._on_set)
 
     async def open(self, asked: Asked[Open]) -> tuple[Opened, list[Fd]]:
