@@ -25,6 +25,7 @@ from fildes.publish import cell, runner
 from fildes.publish.flow import Publishing
 from fildes.publish.resolver import Resolver
 from fildes.publish.scratch import Scratch
+from fildes.sandbox import profile
 from fildes.wire.publish import Cancel, Publish
 
 RESOLVER_UID: int = 12  # offset from the node's first uid; init's table says publish is 10 and debug 11
@@ -68,6 +69,7 @@ def start_cell(scratch: str, settings: dict[str, Any]) -> Fd:
         python=cell.interpreter(),
         uv=os.path.realpath(uv.find_uv_bin()),
         ca=index.get("ca", ""),
+        filter=profile.compile(profile.load("cell")),
     )
     ours, theirs = seqpacket_pair()
     gc.collect()

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from fildes.kernel import loopback, mounts, namespaces, process
+from fildes.kernel import landlock, loopback, mounts, namespaces, process, seccomp
 from fildes.kernel.fds import Fd
 
 SCRATCH: Final = "/scratch"
@@ -28,13 +28,14 @@ _FLAGS: Final = namespaces.CLONE_NEWNS | namespaces.CLONE_NEWNET | namespaces.CL
 
 @dataclass(frozen=True)
 class Cell:
-    """`scratch`: path of the directory that becomes /scratch. `uid` None: stay who one is."""
+    """`scratch`: path of the directory that becomes /scratch. `uid` None: stay who one is. `filter`: of seccomp."""
 
     scratch: str
     uid: int | None
     python: str
     uv: str
     ca: str
+    filter: bytes
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def enter(cell: Cell) -> Place:
         process.become(cell.uid, cell.uid)
     process.drop_capabilities()
     process.set_dumpable(False)
+    landlock.restrict(0, landlock.scopes())
+    seccomp.install(cell.filter)
     if not inside:
         return Place(cell.scratch, cell.python, cell.uv, tuple(missing))
     return Place(SCRATCH, cell.python, UV, tuple(missing))
