@@ -25,6 +25,7 @@ from fildes.runtime.lifespan import Lifespan, StartupFailed
 from fildes.runtime.loop import Serving
 from fildes.runtime.program import find
 from fildes.runtime.renew import Holdings, open_numbers
+from fildes.runtime.warm import warm
 
 # What programs and the loop import in their first request otherwise, when there are no files any more.
 _LATER = ("encodings.idna", "mimetypes", "traceback", "linecache", "concurrent.futures.thread")
@@ -61,6 +62,7 @@ def load(settings: dict[str, Any]) -> Program:
     for name in _LATER:
         importlib.import_module(name)
     importlib.import_module("mimetypes").init()
+    warm(loop)
     own = open_numbers() - before
     program = find(settings["entry"], settings.get("paths") or ())
     for prefix in ("anyio", "sniffio"):
@@ -71,6 +73,8 @@ def load(settings: dict[str, Any]) -> Program:
     serving = Serving(loop, program, settings)
     # What the program itself opened while it was imported is the program's.
     holdings = Holdings.since(before | (now - own))
+    # Whatever the program set: a client that hangs up is an error of write(2), not our end.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
     loaded = Program(serving, holdings)
@@ -82,7 +86,6 @@ def load(settings: dict[str, Any]) -> Program:
 def serve(program: Program, kit: Kit, lock: Callable[[], object]) -> int:
     """Answer what comes in over `kit.conveyor` until the instance is told to end, or idle. The exit status."""
     program.renew()
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client that hangs up is an error of write(2), not our end
     entropy = kit.of_kind("random")
     if entropy and "random" in sys.modules:
         sys.modules["random"].seed(os.read(entropy[0], 32))
@@ -97,10 +100,11 @@ async def _serve(serving: Serving, kit: Kit, lock: Callable[[], object]) -> int:
     except StartupFailed as failed:
         print(f"fildes: {kit.settings.get('service', 'the program')} can't start: {failed}", file=sys.stderr)
         return EX_STARTUP
+    serving.ending.spared = {asyncio.current_task(), lifespan.task}
+    over = serving.begin(kit.conveyor, kit.handle)
     with contextlib.suppress(OSError):
         os.write(kit.handle, b"R")  # a publish waits for this word
-    serving.ending.spared = {asyncio.current_task(), lifespan.task}
-    await serving.begin(kit.conveyor, kit.handle)
+    await over
     if serving.ending.why == "idle":
         with contextlib.suppress(OSError):
             os.write(kit.handle, b"I")

@@ -39,6 +39,10 @@ class Belt:
     def open(self, number: int) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, number)
 
+    def dispose(self) -> None:
+        if self._socket is not None:
+            self._socket.detach()
+
     def take(self, wanted: bool) -> None:
         """Whether to receive. What is not received stays in the kernel's queue, for other instances too."""
         if self._socket is None or wanted == self._taking:

@@ -20,12 +20,18 @@ class Ending:
         self.over: Future[None] | None = None
         self.spared: set[Task[Any] | None] = set()  # tasks that outlive the drain: whoever awaits `over`, lifespan
         self._timer: TimerHandle | None = None
+        self._deadline: TimerHandle | None = None
         self._since = 0.0
 
     def begin(self) -> Future[None]:
         """The Future is done when the instance is to end; `why` says why."""
         self.over = self.serving.loop.create_future()
         return self.over
+
+    def dispose(self) -> None:
+        for timer in (self._timer, self._deadline):
+            if timer is not None:
+                timer.cancel()
 
     def drain(self, why: str) -> None:
         """Take nothing new, close what is idle, finish what runs: `over` is done in DRAIN seconds at the latest."""
@@ -45,7 +51,7 @@ class Ending:
             else:
                 serving.close(connection)
         serving.settle_soon()
-        serving.loop.call_later(DRAIN, self._give_up)
+        self._deadline = serving.loop.call_later(DRAIN, self._give_up)
         self.quieten()
 
     def _give_up(self) -> None:

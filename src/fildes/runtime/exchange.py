@@ -50,6 +50,7 @@ class Exchange:
         "prepared",
         "reader",
         "serving",
+        "settled",
         "task",
         "usual",
         "waiters",
@@ -74,6 +75,7 @@ class Exchange:
             self.keep = not fields.close
             self.expect = fields.expect_continue  # the client waits for 100 before it sends the body
         self.usual = not self.head_only and not self.old
+        self.settled = False  # its first steps are over, and the response is not complete
         self.patience = 3
         self.chunked = False  # how the response is framed
         self.left = -1  # bytes still to come of a response whose length is known
@@ -118,7 +120,8 @@ class Exchange:
                 raise RuntimeError("http.response.start was sent before")
             self.prepared = prepare(message["status"], message.get("headers", ()))
             self.phase = STARTED
-            self.serving.attend(self)
+            if self.settled:
+                self.serving.attend(self)
         elif kind != "http.response.body":
             raise RuntimeError(f"a response has no message {kind!r}")
         elif self.phase == STARTED:
@@ -320,6 +323,7 @@ class Exchange:
         """The program has paused with the response not complete: send what is held, and look out for the client."""
         if self.gone or self.phase == COMPLETE:
             return
+        self.settled = True
         if self.phase == STARTED:
             # A middleware may pass the body on in a later step: wait for that, it saves a write and the chunks.
             self.patience -= 1

@@ -85,6 +85,15 @@ class Serving:
         self.ending.quieten()
         return over
 
+    def dispose(self) -> None:
+        """Let go of everything but what `begin` was given."""
+        self.ending.dispose()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self.belt.dispose()
+        self.loop.remove_reader(self.epoll.fileno())
+        self.epoll.close()
+
     def is_busy(self) -> bool:
         return bool(self.connections or self.running or self.sockets)
 

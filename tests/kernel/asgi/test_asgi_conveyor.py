@@ -140,7 +140,7 @@ def test_limit(make_stage: Any) -> None:
     # There is room again: the third is taken, and lets the first go on.
     assert read_response(third) == b"go"
     assert read_response(waiting) == b"gone on"
-    assert stage.door.taken == [1, 2, 3]
+    stage.until(lambda: stage.door.taken == [1, 2, 3])
     waiting.close()
     third.close()
 

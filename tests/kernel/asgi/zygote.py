@@ -27,6 +27,7 @@ def main() -> None:
     from fildes.runtime import asgi
     from fildes.runtime.kit import Kit
 
+    serve_filter = _serve_filter() if settings["filter"] else b""
     program = asgi.load(settings)
     threads = len(os.listdir("/proc/self/task"))
     print(f"loaded {threads}", flush=True)
@@ -49,7 +50,7 @@ def main() -> None:
                 if other != handle:
                     os.close(other)
             kit = Kit(conveyor=conveyor, handle=handle, channel=-1, settings=settings)
-            status = asgi.serve(program, kit, _lock if settings["filter"] else lambda: None)
+            status = asgi.serve(program, kit, lambda: serve_filter and seccomp.install(serve_filter))
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
         except BaseException:
@@ -61,7 +62,7 @@ def main() -> None:
             os._exit(status)
 
 
-def _lock() -> None:
+def _serve_filter() -> bytes:
     """The serve profile. What it leaves to the trap fails here: serving itself must never need it."""
     from dataclasses import replace
 
@@ -76,7 +77,7 @@ def _lock() -> None:
             for clause in call.clauses
         ]
         calls[name] = replace(call, clauses=tuple(clauses))
-    seccomp.install(profile.compile(replace(serve, calls=calls)))
+    return profile.compile(replace(serve, calls=calls))
 
 
 main()
