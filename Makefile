@@ -6,6 +6,14 @@ PYTHON = .venv/bin/python
 setup:
 	@sh scripts/setup.sh
 
+# Everything, on the newest Python; then what depends on the interpreter on the oldest.
+test: setup
+	@sh scripts/setup-test.sh
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest
+	@sh scripts/test-other-python.sh tests/unit tests/kernel/asgi tests/kernel/trap tests/journeys/test_examples.py
+
 check: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
