@@ -6,6 +6,7 @@ in pieces, a pack that is being opened) is remembered in its Connection; an idle
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
@@ -22,7 +23,7 @@ HEAD_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 75.0
 STALL_SECONDS: Final = 60.0  # a reader that takes nothing
 LINGER_SECONDS: Final = 2.0
-_SWEEP: Final = 2.0  # seconds between looks at who is late, while there are connections
+_SWEEP: Final = 1.0  # seconds at least between looks at who is late
 _READ: Final = 16 * 1024
 _PIECE: Final = 1 << 20  # of a file, before others get their turn
 _ROUNDS: Final = 4
@@ -126,7 +127,7 @@ class Connections:
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
         self._watched: dict[int, int] = {}  # number → events
-        self._sweeping = False
+        self._next_sweep = math.inf
         self._time = loop.time()
         self._second = now()
         # Of requests that may be answered on any connection, and of those only a fresh one may bring.
@@ -155,9 +156,7 @@ class Connections:
         """Own a connection and what was read of it. Whether an answer was begun (else it will be told later)."""
         connection = Connection(number, serial, once, self._time)
         self._connections[number] = connection
-        if not self._sweeping:
-            self._sweeping = True
-            self._loop.call_later(_SWEEP, self._sweep)
+        self._expect(IDLE_SECONDS)
         plan = self.hot.get(data)
         if plan is None and (plan := self.hot_fresh.get(data)) is not None:
             connection.once = True
@@ -224,6 +223,7 @@ class Connections:
             head = parse(data)
             if isinstance(head, Incomplete):
                 connection.state = HEAD
+                self._expect(HEAD_SECONDS)
                 self._watch(connection, EPOLLIN)
                 return
             if isinstance(head, Bad):
@@ -330,6 +330,7 @@ class Connections:
     def _after(self, connection: Connection) -> None:
         """Watch for what comes next, or end."""
         if connection.state == WRITING:
+            self._expect(STALL_SECONDS)
             self._watch(connection, EPOLLOUT)
         elif connection.closing:
             self._finish(connection)
@@ -347,6 +348,7 @@ class Connections:
     def hold(self, connection: Connection) -> None:
         """Until `resume`."""
         connection.state = HELD
+        self._expect(_PATIENCE[HELD])
         self._unwatch(connection)
 
     # — ends —
@@ -364,6 +366,7 @@ class Connections:
             sock.detach()
         connection.state = LINGERING
         connection.since = self._time
+        self._expect(LINGER_SECONDS)
         self._watch(connection, EPOLLIN)
 
     def _drain(self, connection: Connection) -> None:
@@ -423,9 +426,19 @@ class Connections:
         for connection in sorted(idle, key=lambda c: c.since)[: max(1, self._limit // 64)]:
             self.close(connection)
 
+    def _expect(self, seconds: float) -> None:
+        """Somebody may be late in `seconds`: look then, if that is sooner than the next look."""
+        when = self._time + seconds
+        if when < self._next_sweep - _SWEEP:
+            self._next_sweep = when
+            self._loop.call_later(seconds, self._sweep)
+
     def _sweep(self) -> None:
         self.tick()
-        late = [c for c in self._connections.values() if self._time - c.since > _PATIENCE[c.state]]
+        if self._time < self._next_sweep - 0.01:
+            return  # one that was appointed before a sooner one
+        self._next_sweep = math.inf
+        late = [c for c in self._connections.values() if self._time - c.since > _PATIENCE[c.state] - 0.01]
         for connection in late:
             if connection.state == HEAD:
                 connection.buffer = b""
@@ -434,6 +447,6 @@ class Connections:
                 self._after(connection)
             else:
                 self.close(connection)
-        self._sweeping = bool(self._connections)
-        if self._sweeping:
-            self._loop.call_later(_SWEEP, self._sweep)
+        if self._connections:
+            due = min(c.since + _PATIENCE[c.state] for c in self._connections.values())
+            self._expect(max(due - self._time, _SWEEP))

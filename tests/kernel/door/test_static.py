@@ -207,6 +207,26 @@ def test_heads_in_pieces(static, kit):
         assert kit.read_all(sock).endswith(b"body {}")
 
 
+def test_a_slow_head_gets_408(static, kit):
+    with static.connect() as sock:
+        sock.sendall(kit.get("s.test", "/style.css") + b"GET /")
+        assert sock.recv(4096).endswith(b"body {}")
+        began = time.monotonic()
+        for second in range(1, 9):
+            sock.sendall(b"x")
+            kit.until(lambda second=second: time.monotonic() - began > second)
+        assert kit.read_all(sock).startswith(b"HTTP/1.1 408 ")
+        assert 9 < time.monotonic() - began < 13
+
+
+def test_a_client_that_never_closes_is_closed(static, kit):
+    with static.connect() as sock:
+        sock.sendall(kit.get("s.test", "/style.css", extra="Connection: close\r\n"))
+        assert kit.read_all(sock).endswith(b"body {}")
+        before = static.fd_count()
+        kit.until(lambda: static.fd_count() == before - 1, seconds=5)
+
+
 def test_a_slow_reader_gets_it_all_and_holds_nobody_up(static, kit):
     data = kit.FILES["large.bin"] * 4
     static.site("7777", {"huge.bin": data})
