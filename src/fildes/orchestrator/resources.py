@@ -9,7 +9,7 @@ from fildes.daemon.peer import Peer, Refused
 from fildes.kernel import cgroups
 from fildes.kernel.cgroups import Cgroup
 from fildes.kernel.fds import Fd
-from fildes.kernel.loop import Loop
+from fildes.kernel.loop import Loop, Timer
 from fildes.orchestrator import explain, launch, trees
 from fildes.orchestrator.children import ChildFailed, Exits, in_child
 from fildes.pack import base
@@ -36,6 +36,7 @@ class Resources:
         hierarchy = cgroups.detect()
         name = settings.get("cgroup")
         self._cgroups = hierarchy.open(name) if hierarchy is not None and name else None
+        self._leaving: dict[str, Timer] = {}  # cgroups that the kernel did not let go of at once, by path
         self._base: Fd | None = None
         self.exits = Exits(loop)
 
@@ -84,7 +85,12 @@ class Resources:
         limits = cgroups.Limits(
             memory=release.limits.memory * ZYGOTE_SHARE, cpu=release.limits.cpu, tasks=release.limits.tasks
         )
-        return self._cgroups.child(f"release-{release.id}", limits)
+        cgroup = self._cgroups.child(f"release-{release.id}", limits)
+        # It may be another's that has just ended, of the same release (a rollback): it is this one's now.
+        leaving = self._leaving.pop(cgroup.path, None)
+        if leaving is not None:
+            leaving.cancel()
+        return cgroup
 
     def instance_cgroup(self, parent: Cgroup | None, instance: str, release: Release) -> Cgroup | None:
         if parent is None:
@@ -99,10 +105,10 @@ class Resources:
         try:
             cgroup.remove(timeout=0)
         except OSError:
-            self._loop.call_later(0.2, lambda: self._remove_at_last(cgroup))
+            self._leaving[cgroup.path] = self._loop.call_later(0.2, lambda: self._remove_at_last(cgroup))
 
-    @staticmethod
-    def _remove_at_last(cgroup: Cgroup) -> None:
+    def _remove_at_last(self, cgroup: Cgroup) -> None:
+        self._leaving.pop(cgroup.path, None)
         try:
             cgroup.kill()
             cgroup.remove(timeout=0)
