@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fildes.testing.plugin import node, start_node
+from fildes.testing.plugin import house, node, start_node
 
-__all__ = ["node", "start_node"]
+__all__ = ["house", "node", "start_node"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fildes.testing.node import Leftovers, Node, NodeFailed, Response
+from fildes.testing.programs import write_program
 from fildes.testing.waiting import eventually
 
-__all__ = ["Leftovers", "Node", "NodeFailed", "Response", "eventually"]
+__all__ = ["Leftovers", "Node", "NodeFailed", "Response", "eventually", "write_program"]

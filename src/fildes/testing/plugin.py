@@ -1,4 +1,4 @@
-"""pytest fixtures: `node`, and `start_node` for tests that need several, or another one."""
+"""pytest fixtures: `node`, `start_node` for tests that need several or another one, `house` for those that share one."""
 
 from __future__ import annotations
 
@@ -26,3 +26,10 @@ def start_node() -> Iterator[Callable[..., Node]]:
 def node(start_node: Callable[..., Node]) -> Node:
     """A node of this test's own."""
     return start_node()
+
+
+@pytest.fixture(scope="session")
+def house() -> Iterator[Node]:
+    """A node that tests share: each leaves it as it found it, but for services of its own. Programs have 3 s to load."""
+    with Node(arguments=["--load-limit", "3"]) as node:
+        yield node
