@@ -21,6 +21,7 @@ from fildes.drivers.net.census import Census
 from fildes.drivers.net.lookup import Lookup
 from fildes.kernel import memfd, process
 from fildes.kernel.fds import Fd, close_all, seqpacket_pair
+from fildes.kernel.libc import prctl
 from fildes.kernel.loop import Loop
 from fildes.pack.reader import Pack
 from fildes.publish.__main__ import start_cell
@@ -123,6 +124,7 @@ class Stage:
         close_all(self.owned)
         self.scratch.close()
         pid, status = os.wait()
+        prctl("PR_SET_CHILD_SUBREAPER", process.PR_SET_CHILD_SUBREAPER, 0)
         assert pid > 0 and status == 0, "the runner ended in order, and took its namespace with it"
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import fildes
-from fildes.kernel import mounts, namespaces
+from fildes.kernel import mounts, namespaces, process
+from fildes.kernel.libc import prctl
 from fildes.publish import cell
 from fildes.sandbox import profile
 from fildes.testing import forked
@@ -44,12 +45,17 @@ def inside(folder: Path, probe: Callable[[cell.Place], Any]) -> Any:
             os.write(writer, repr(probe(place)).encode())
         os._exit(0)
 
-    child = forked.start(enter, keep=[writer])
-    os.close(writer)
-    with open(reader, encoding="utf-8") as answer:
-        text = answer.read()
-    with pytest.raises(forked.Ended):
-        child.result()
+    process.set_child_subreaper()  # as init is: what goes on inside becomes a child of ours
+    try:
+        child = forked.start(enter, keep=[writer])
+        os.close(writer)
+        with open(reader, encoding="utf-8") as answer:
+            text = answer.read()
+        with pytest.raises(forked.Ended):
+            child.result()
+        os.wait()
+    finally:
+        prctl("PR_SET_CHILD_SUBREAPER", process.PR_SET_CHILD_SUBREAPER, 0)
     found = eval(text)  # the repr of plain values, of a child of ours
     if isinstance(found, dict) and "skip" in found:
         pytest.skip(f"no cell can be made here: {found['skip']}")
