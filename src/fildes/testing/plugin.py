@@ -1,4 +1,4 @@
-"""pytest fixtures: `node`, `start_node` for tests that need several or another one, `house` for those that share one."""
+"""pytest fixtures: `node`; `start_node` for tests that need several, or another one; `house`, which tests share."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def node(start_node: Callable[..., Node]) -> Node:
 
 @pytest.fixture(scope="session")
 def house() -> Iterator[Node]:
-    """A node that tests share: each leaves it as it found it, but for services of its own. Programs have 3 s to load."""
+    """A node that tests share: each leaves it as it was, but for services of its own. Programs have 3 s to load."""
     with Node(arguments=["--load-limit", "3"]) as node:
         yield node
