@@ -10,14 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fildes.testing.oddities import BAD, get
 from fildes.wire import http, http_fields
 from fildes.wire.http import INCOMPLETE, Bad, Head, parse
-
-HOST = b"Host: a.example\r\n"
-
-
-def get(target: bytes = b"/", *lines: bytes, version: bytes = b"HTTP/1.1", host: bytes = HOST) -> bytes:
-    return b"GET " + target + b" " + version + b"\r\n" + host + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
 
 
 def describe(result: object) -> object:
@@ -67,91 +62,6 @@ GOOD = {
         {"headers": [(b"host", b"a.example"), (b"x-a", b"b  c"), (b"x-b", b""), (b"x-c", b"\xe9")]},
     ),
 }
-
-BAD = {
-    "no Host": (get(host=b""), 400),
-    "no Host in 1.0": (get(host=b"", version=b"HTTP/1.0"), 400),
-    "two Hosts": (get(b"/", b"Host: b.example"), 400),
-    "the same Host twice": (get(b"/", HOST[:-2]), 400),
-    "empty Host": (get(host=b"Host:\r\n"), 400),
-    "Host of a dot": (get(host=b"Host: .\r\n"), 400),
-    "Host with a user": (get(host=b"Host: u@a.example\r\n"), 400),
-    "Host with a path": (get(host=b"Host: a.example/x\r\n"), 400),
-    "Host list": (get(host=b"Host: a.example, b.example\r\n"), 400),
-    "Host with a great port": (get(host=b"Host: a:65536\r\n"), 400),
-    "target of another host": (get(b"http://b.example/"), 400),
-    "target with a user": (get(b"http://u@a.example/"), 400),
-    "target of another port": (get(b"http://a.example:81/"), 400),
-    "ftp": (get(b"ftp://a.example/"), 400),
-    "authority": (get(b"a.example:80"), 400),
-    "asterisk": (get(b"*").replace(b"GET", b"OPTIONS", 1), 501),
-    "connect": (get(b"a.example:80").replace(b"GET", b"CONNECT", 1), 501),
-    "relative": (get(b"x"), 400),
-    "blank in target": (get(b"/a b"), 400),
-    "tab in target": (get(b"/a\tb"), 400),
-    "fragment": (get(b"/a#b"), 400),
-    "quote in target": (get(b'/a"b'), 400),
-    "angle in query": (get(b"/?<script>"), 400),
-    "not ASCII in target": (get(b"/\xc3\xa9"), 400),
-    "DEL in target": (get(b"/\x7f"), 400),
-    "NUL in target": (get(b"/\0"), 400),
-    "%00": (get(b"/%00"), 400),
-    "broken escape": (get(b"/%4"), 400),
-    "broken escape 2": (get(b"/%g0"), 400),
-    "two blanks": (get().replace(b"GET /", b"GET  /"), 400),
-    "blank first": (b" " + get(), 400),
-    "two empty lines": (b"\r\n\r\n" + get(), 400),
-    "tab for blank": (get().replace(b"GET /", b"GET\t/"), 400),
-    "no version": (b"GET /\r\n" + HOST + b"\r\n", 400),
-    "blank after version": (get(version=b"HTTP/1.1 "), 400),
-    "1.2": (get(version=b"HTTP/1.2"), 505),
-    "2.0": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
-    "lower case version": (get(version=b"http/1.1"), 400),
-    "version of many digits": (get(version=b"HTTP/1.10"), 400),
-    "another protocol": (get(version=b"HTTPS/1.1"), 400),
-    "method": (get().replace(b"GET", b"G(T", 1), 400),
-    "method of 33": (get().replace(b"GET", b"G" * 33, 1), 501),
-    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(300) + b"\r\n\r\n", 400),
-    "bare LF everywhere": (get().replace(b"\r\n", b"\n") + b"\r\n\r\n", 400),
-    "bare LF after a header": (get(b"/", b"X: a\nY: b"), 400),
-    "bare CR": (get(b"/", b"X: a\rY: b"), 400),
-    "LF in the request line": (get(b"/").replace(b"1.1\r\n", b"1.1\n"), 400),
-    "folded": (get(b"/", b"X: a", b" b"), 400),
-    "folded by tab": (get(b"/", b"X: a", b"\tb"), 400),
-    "folded at once": (get(host=b" x: y\r\n" + HOST), 400),
-    "blank in a name": (get(b"/", b"X Y: a"), 400),
-    "blank before colon": (get(b"/", b"Content-Length : 3"), 400),
-    "tab before colon": (get(b"/", b"Content-Length\t: 3"), 400),
-    "no name": (get(b"/", b": a"), 400),
-    "no colon": (get(b"/", b"abc"), 400),
-    "name not ASCII": (get(b"/", b"X\xe9: a"), 400),
-    "NUL in a value": (get(b"/", b"X: \0"), 400),
-    "control character in a value": (get(b"/", b"X: \x1b[0m"), 400),
-    "DEL in a value": (get(b"/", b"X: \x7f"), 400),
-    "length and chunked": (get(b"/", b"Content-Length: 3", b"Transfer-Encoding: chunked"), 400),
-    "chunked and length": (get(b"/", b"Transfer-Encoding: chunked", b"Content-Length: 0"), 400),
-    "two lengths": (get(b"/", b"Content-Length: 3", b"Content-Length: 4"), 400),
-    "the same length twice": (get(b"/", b"Content-Length: 3", b"Content-Length: 3"), 400),
-    "list of lengths": (get(b"/", b"Content-Length: 3, 3"), 400),
-    "signed length": (get(b"/", b"Content-Length: +3"), 400),
-    "negative length": (get(b"/", b"Content-Length: -3"), 400),
-    "underscored length": (get(b"/", b"Content-Length: 1_0"), 400),
-    "hexadecimal length": (get(b"/", b"Content-Length: 0x3"), 400),
-    "no length": (get(b"/", b"Content-Length:"), 400),
-    "length of 19 digits": (get(b"/", b"Content-Length: " + b"1" * 19), 400),
-    "digits of other scripts": (get(b"/", "Content-Length: ٣".encode()), 400),
-    "two codings": (get(b"/", b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"), 400),
-    "gzip": (get(b"/", b"Transfer-Encoding: gzip, chunked"), 501),
-    "identity": (get(b"/", b"Transfer-Encoding: identity"), 501),
-    "chunked, hidden": (get(b"/", b"Transfer-Encoding: \x0bchunked"), 400),
-    "chunked in 1.0": (get(b"/", b"Transfer-Encoding: chunked", version=b"HTTP/1.0"), 400),
-    "other expectation": (get(b"/", b"Expect: tea"), 417),
-    "too many headers": (get(b"/", *[b"X: a"] * http.FIELD_LIMIT), 431),
-    "too large": (get(b"/", *[b"X: " + b"a" * 1000] * 66), 431),
-    "target too long": (get(b"/" + b"a" * http.TARGET_LIMIT), 414),
-    "target far too long": (get(b"/" + b"a" * 2 * http.HEAD_LIMIT), 414),
-    "long Connection": (get(b"/", b"Connection: " + b"a," * 600), 431),
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True, params=["cold", "warm"])
