@@ -16,10 +16,12 @@ import importlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 from fildes.runtime import websocket
+from fildes.runtime.date import Dater
 from fildes.runtime.kit import Kit
 from fildes.runtime.lifespan import Lifespan, StartupFailed
 from fildes.runtime.loop import Serving
@@ -86,9 +88,6 @@ def load(settings: dict[str, Any]) -> Program:
 def serve(program: Program, kit: Kit, lock: Callable[[], object]) -> int:
     """Answer what comes in over `kit.conveyor` until the instance is told to end, or idle. The exit status."""
     program.renew()
-    entropy = kit.of_kind("random")
-    if entropy and "random" in sys.modules:
-        sys.modules["random"].seed(os.read(entropy[0], 32))
     return program.loop.run_until_complete(_serve(program.serving, kit, lock))
 
 
@@ -100,6 +99,8 @@ async def _serve(serving: Serving, kit: Kit, lock: Callable[[], object]) -> int:
     except StartupFailed as failed:
         print(f"fildes: {kit.settings.get('service', 'the program')} can't start: {failed}", file=sys.stderr)
         return EX_STARTUP
+    if kit.of_kind("clock"):
+        serving.dater = Dater(serving.time, time.time)
     serving.ending.spared = {asyncio.current_task(), lifespan.task}
     over = serving.begin(kit.conveyor, kit.handle)
     with contextlib.suppress(OSError):

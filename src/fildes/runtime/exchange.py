@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Message = MutableMapping[str, Any]
 
+ASGI = {"version": "3.0", "spec_version": "2.3"}
+
 WAITING, STARTED, STREAMING, COMPLETE = range(4)
 
 GRACE = 2.0  # s that a response may pause after the client has finished sending, which may mean that it is gone
@@ -222,6 +224,7 @@ class Exchange:
             and not prepared.bodyless
             and not self.connection.eof
             and not self.serving.ending.draining
+            and self.serving.dater is None
         ):
             return prepared.complete + body
         silent = self.head_only or prepared.bodyless
@@ -231,7 +234,7 @@ class Exchange:
                 framing = b"content-length: %d\r\n" % size
         elif prepared.length != size and not silent:
             raise RuntimeError(f"the response has {size} bytes of body, but its content-length is {prepared.length}")
-        head = prepared.text + framing + self._connection_line(prepared) + b"\r\n"
+        head = prepared.text + framing + self._last_lines(prepared) + b"\r\n"
         return head if silent else b"".join((head, body))
 
     def _first(self, body: bytes) -> bytes:
@@ -249,7 +252,7 @@ class Exchange:
         else:
             self.chunked = True
             framing = b"transfer-encoding: chunked\r\n"
-        head = prepared.text + framing + self._connection_line(prepared) + b"\r\n"
+        head = prepared.text + framing + self._last_lines(prepared) + b"\r\n"
         self.phase = STREAMING
         return head + self._next(body, True)
 
@@ -269,16 +272,19 @@ class Exchange:
                 raise RuntimeError("the response has fewer bytes of body than its content-length says")
         return bytes(body)
 
-    def _connection_line(self, prepared: Prepared) -> bytes:
-        if prepared.close or self.serving.ending.draining or self.connection.eof:
+    def _last_lines(self, prepared: Prepared) -> bytes:
+        connection = self.connection
+        if prepared.close or self.serving.ending.draining or (connection.eof and not connection.buffer):
             self.keep = False
         reader = self.reader
         # A client that expects 100 may or may not send its body now; a long one isn't worth reading.
         if reader is not None and (self.expect or (isinstance(reader, Sized) and reader.left > WORTH_READING)):
             self.keep = False
+        dater = self.serving.dater
+        date = dater.line() if dater is not None and not prepared.dated else b""
         if not self.keep:
-            return b"connection: close\r\n"
-        return b"connection: keep-alive\r\n" if self.old else b""
+            return date + b"connection: close\r\n"
+        return date + b"connection: keep-alive\r\n" if self.old else date
 
     async def _write(self, data: bytes) -> None:
         connection = self.connection

@@ -57,10 +57,12 @@ class Lifespan:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            if self._stage != STARTUP or self._asked:
+            # Raising is how a program says that it knows no lifespan; but not after it took the message of its
+            # startup, and not by an import or a file that was refused.
+            knows = self._asked or isinstance(error, ImportError | OSError)
+            if self._stage != STARTUP or knows:
                 traceback.print_exception(error, file=sys.stderr)
-            if self._stage == STARTUP and self._asked:
-                # It took the startup message, so it knows what a lifespan is.
+            if self._stage == STARTUP and knows:
                 self._reply(f"{type(error).__name__}: {error}")
         finally:
             self._reply(None)

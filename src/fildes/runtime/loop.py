@@ -22,9 +22,10 @@ from typing import Any
 
 from fildes.runtime.belt import Belt
 from fildes.runtime.connection import ClientGone, Connection
+from fildes.runtime.date import Dater
 from fildes.runtime.ending import Ending
 from fildes.runtime.ends import Discarding, Lingering, Waiting
-from fildes.runtime.exchange import COMPLETE, Exchange
+from fildes.runtime.exchange import ASGI, COMPLETE, Exchange
 from fildes.runtime.places import Places
 from fildes.runtime.websocket import WebSocket
 from fildes.wire.conveyor import ONCE
@@ -39,8 +40,6 @@ KEEP_ALIVE = 60.0  # s
 IDLE = 60.0  # s
 CONCURRENCY = 64
 
-_ASGI = {"version": "3.0", "spec_version": "2.3"}
-
 Program = Callable[..., Awaitable[Any]]
 
 
@@ -54,6 +53,7 @@ class Serving:
         self.limit = int(settings.get("concurrency") or CONCURRENCY)
         self.keep_alive = float(settings.get("keep_alive") or KEEP_ALIVE)
         self.head_timeout = float(settings.get("head_timeout") or HEAD_TIMEOUT)
+        self.dater: Dater | None = None  # where a clock was granted
         self.epoll = select.epoll()
         self.belt = Belt(self)
         self.ending = Ending(self, float(settings.get("idle") or IDLE))
@@ -251,7 +251,7 @@ class Serving:
             exchange.run(
                 {
                     "type": "http",
-                    "asgi": _ASGI,
+                    "asgi": ASGI,
                     "http_version": line.version,
                     "server": self.address,
                     "client": connection.client,
@@ -276,22 +276,7 @@ class Serving:
             return
         self.running += 1
         self._unsettled.append(socket)
-        scope = {
-            "type": "websocket",
-            "asgi": _ASGI,
-            "http_version": line.version,
-            "server": self.address,
-            "client": connection.client,
-            "scheme": "wss" if connection.scheme == "https" else "ws",
-            "root_path": root,
-            "path": line.path,
-            "raw_path": line.raw_path,
-            "query_string": line.query,
-            "headers": fields.headers.copy(),
-            "subprotocols": socket.offered,
-            "state": self.state.copy(),
-            "extensions": {"websocket.http.response": {}},
-        }
+        scope = socket.scope(line, fields, root)
         socket.task = Task(socket.run(scope), loop=self.loop)
 
     def _no_request(self, connection: Connection, data: bytes, why: Bad | Incomplete) -> None:
@@ -349,6 +334,7 @@ class Serving:
         elif connection.flags & ONCE:
             self._hand_back(connection, connection.buffer)
         elif connection.buffer:
+            connection.owner = Waiting(connection)
             self.loop.call_soon(self._resume, connection)
         elif connection.eof or self.ending.draining:
             self.close(connection)
@@ -359,7 +345,8 @@ class Serving:
 
     def _resume(self, connection: Connection) -> None:
         """A pipelined request, which arrived while the one before it was being answered."""
-        if connection.owner is None and connection.fd >= 0 and connection.buffer:
+        if connection.fd >= 0:
+            connection.owner = None
             data, connection.buffer = connection.buffer, b""
             self.next_request(connection, data)
             self.settle_soon()

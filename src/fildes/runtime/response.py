@@ -22,7 +22,7 @@ _OURS = frozenset((b"transfer-encoding", b"connection", b"keep-alive", b"proxy-c
 class Prepared:
     """A response's head, ready but for the lines that depend on the request and on the body."""
 
-    __slots__ = ("bodyless", "close", "complete", "length", "text")
+    __slots__ = ("bodyless", "close", "complete", "dated", "length", "text")
 
     def __init__(self, text: bytes, length: int | None, close: bool, bodyless: bool) -> None:
         self.text = text  # status line and header lines, without the empty line
@@ -30,6 +30,7 @@ class Prepared:
         self.length = length  # Content-Length as the program gave it
         self.close = close  # the program asked for "connection: close"
         self.bodyless = bodyless  # 204 and 304
+        self.dated = b"\r\ndate:" in text.lower()
 
 
 def prepare(status: int, headers: Iterable[Iterable[bytes]]) -> Prepared:

@@ -18,9 +18,9 @@ from select import EPOLLIN
 from typing import TYPE_CHECKING, Any
 
 from fildes.runtime.connection import ClientGone, Connection
-from fildes.runtime.exchange import COMPLETE, WAITING, Message
+from fildes.runtime.exchange import ASGI, COMPLETE, WAITING, Message
 from fildes.runtime.response import prepare
-from fildes.wire.http import HEAD_LIMIT, Bad, Fields
+from fildes.wire.http import HEAD_LIMIT, Bad, Fields, Line
 
 if TYPE_CHECKING:
     from fildes.runtime.loop import Serving
@@ -109,6 +109,24 @@ class WebSocket:
                 self.offered += [word.strip() for word in value.decode("latin-1").split(",") if word.strip()]
         if version != b"13" or fields.chunked or fields.content_length:
             self.key = b""
+
+    def scope(self, line: Line, fields: Fields, root: str) -> dict[str, Any]:
+        return {
+            "type": "websocket",
+            "asgi": ASGI,
+            "http_version": line.version,
+            "server": self.serving.address,
+            "client": self.connection.client,
+            "scheme": "wss" if self.connection.scheme == "https" else "ws",
+            "root_path": root,
+            "path": line.path,
+            "raw_path": line.raw_path,
+            "query_string": line.query,
+            "headers": fields.headers.copy(),
+            "subprotocols": self.offered,
+            "state": self.serving.state.copy(),
+            "extensions": {"websocket.http.response": {}},
+        }
 
     async def run(self, scope: dict[str, Any]) -> None:
         try:

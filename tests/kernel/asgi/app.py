@@ -80,7 +80,8 @@ async def get_echo(scope, receive, send):
     pieces = 0
     while True:
         message = await receive()
-        assert message["type"] == "http.request", message
+        if message["type"] == "http.disconnect":
+            return
         body += message["body"]
         pieces += 1
         if not message["more_body"]:
