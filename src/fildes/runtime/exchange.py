@@ -30,6 +30,9 @@ WAITING, STARTED, STREAMING, COMPLETE = range(4)
 
 GRACE = 2.0  # s that a response may pause after the client has finished sending, which may mean that it is gone
 BODY_TIMEOUT = 60.0  # s without a byte of a body that the program waits for
+# Where requests have taken most places: the least that a body must bring, after a while of patience.
+BODY_PATIENCE = 10.0  # s
+BODY_RATE = 256.0  # bytes/s
 WRITE_TIMEOUT = 60.0  # s without a byte taken by the client
 WORTH_READING = 262144  # bytes of an unread body that are read and dropped to keep a connection
 
@@ -38,11 +41,13 @@ _NOTHING = Prepared(b"", None, False, False)
 
 class Exchange:
     __slots__ = (
+        "began",
         "chunked",
         "connection",
         "delivered",
         "expect",
         "gone",
+        "got",
         "head_only",
         "keep",
         "left",
@@ -68,6 +73,8 @@ class Exchange:
         self.prepared = _NOTHING
         self.waiters: list[Future[None]] | None = None  # of receivers
         self.wants = False  # a receiver waits for more of the body
+        self.began = 0.0  # when it first did
+        self.got = 0  # bytes of body since then
         self.head_only = line.method == "HEAD"
         self.old = line.version == "1.0"
         if self.old:
@@ -173,6 +180,7 @@ class Exchange:
                 self._refuse(refused.bad)
                 break
             self.expect = False
+            self.got += len(data)
             if reader.done:
                 connection.buffer = reader.rest
                 self.reader = None
@@ -189,6 +197,7 @@ class Exchange:
             if self.phase == WAITING:
                 connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         connection.since = self.serving.time()
+        self.began = self.began or connection.since
         connection.watch_also(EPOLLIN)
         self.wants = True
         try:
@@ -363,8 +372,16 @@ class Exchange:
         idle = now - connection.since
         if connection.out is not None:
             late = idle > WRITE_TIMEOUT
+        elif self.wants:
+            waited = now - self.began
+            late = idle > BODY_TIMEOUT
+            if late or (
+                waited > self.serving.body_patience and self.got < waited * BODY_RATE and self.serving.is_pressed()
+            ):
+                self._refuse(Bad(408, "The body of the request comes too slowly."))
+                return
         else:
-            late = (self.wants and idle > BODY_TIMEOUT) or (connection.eof and idle > GRACE)
+            late = connection.eof and idle > GRACE
         if late:
             self.serving.close(connection)
 

@@ -13,6 +13,7 @@ closed in its first round is never registered anywhere.
 from __future__ import annotations
 
 import os
+import resource
 import select
 from asyncio import AbstractEventLoop, Future, Task, TimerHandle
 from collections import deque
@@ -25,10 +26,11 @@ from fildes.runtime.connection import ClientGone, Connection
 from fildes.runtime.date import Dater
 from fildes.runtime.ending import Ending
 from fildes.runtime.ends import Discarding, Lingering, Waiting
-from fildes.runtime.exchange import ASGI, COMPLETE, Exchange
+from fildes.runtime.exchange import ASGI, BODY_PATIENCE, COMPLETE, Exchange
 from fildes.runtime.places import Places
+from fildes.runtime.tending import make_room, sweep
 from fildes.runtime.websocket import WebSocket
-from fildes.wire.conveyor import ONCE
+from fildes.wire.conveyor import MAX_CONNECTIONS, ONCE
 from fildes.wire.http import Bad, Fields, Head, Incomplete, Line, parse, refusal
 from fildes.wire.http_body import Chunked, Sized
 
@@ -54,6 +56,7 @@ class Serving:
         self.keep_alive = float(settings.get("keep_alive") or KEEP_ALIVE)
         self.head_timeout = float(settings.get("head_timeout") or HEAD_TIMEOUT)
         self.dater: Dater | None = None  # where a clock was granted
+        self.body_patience = float(settings.get("body_patience") or BODY_PATIENCE)
         self.epoll = select.epoll()
         self.belt = Belt(self)
         self.ending = Ending(self, float(settings.get("idle") or IDLE))
@@ -61,6 +64,8 @@ class Serving:
         self._whole = self.places.whole
         self.address = (self.places.first or str(settings.get("service", "")), 80)
         self.connections: dict[int, Connection] = {}
+        # A descriptor that can't be received for want of numbers is lost, and a program needs some too.
+        self.room = int(settings.get("room") or max(32, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
         self.running = 0  # requests whose program has not returned
         self.sockets = 0  # open WebSockets, likewise
         self.state: dict[str, Any] = {}  # of the lifespan
@@ -188,22 +193,20 @@ class Serving:
 
     def _sweep(self) -> None:
         self._sweeper = None
-        now = self.time()
-        for connection in list(self.connections.values()):
-            if connection.owner is not None:
-                connection.owner.on_sweep(now)
-            elif connection.buffer:
-                if now - connection.since > self.head_timeout:
-                    self.refuse(connection, Bad(408, f"A request's head took more than {self.head_timeout:g} s."))
-            elif now - connection.since > self.keep_alive:
-                self.close(connection)
+        sweep(self, self.time())
         if self.connections:
             self._sweeper = self.loop.call_later(SWEEP, self._sweep)
 
     # Requests
 
     def is_full(self) -> bool:
-        return self.running >= self.limit or bool(self._queue)
+        if self.running >= self.limit or self._queue:
+            return True
+        return len(self.connections) >= self.room and not make_room(self)
+
+    def is_pressed(self) -> bool:
+        """Whether others may be waiting because of those who are slow."""
+        return self.running * 2 > self.limit
 
     def arrived(self, connection: Connection, data: bytes) -> None:
         """A connection was taken from the conveyor, with what the door has read of it."""
@@ -311,9 +314,12 @@ class Serving:
                 if connection.fd >= 0:
                     connection.owner = None
                     self.next_request(connection, connection.buffer)
-            if not self.is_full() and not self.ending.draining:
-                self.belt.take(True)
+            self._take_again()
             self.settle_soon()
+
+    def _take_again(self) -> None:
+        if not self.ending.draining and not self.is_full():
+            self.belt.take(True)
 
     # What becomes of a connection
 
@@ -390,3 +396,5 @@ class Serving:
             connection.wake()
         if not self.connections:
             self.ending.quieten()
+        elif len(self.connections) == self.room - MAX_CONNECTIONS:
+            self._take_again()

@@ -210,3 +210,36 @@ def test_messages_that_make_no_sense_are_dropped(stage: Any) -> None:
     assert stage.ask("/")[0] == 200
     stage.until(lambda: stage.instances[0].fds() == before)
     assert "dropped a conveyor message" in stage.log()
+
+
+def test_idle_connections_make_room(make_stage: Any) -> None:
+    """At half of RLIMIT_NOFILE the longest-kept idle ones go, and nothing that comes is lost."""
+    stage = make_stage(room=40)
+    stage.start()
+    socks = []
+    for _ in range(120):
+        socks.append(stage.connect())
+        socks[-1].sendall(GET % (b"/", b"a.example"))
+        assert read_response(socks[-1]) == b"Hello"
+    assert socks[0].recv(10) == b""
+    socks[-1].sendall(GET % (b"/", b"a.example"))
+    assert read_response(socks[-1]) == b"Hello"
+    for sock in socks:
+        sock.close()
+
+
+def test_slow_bodies_give_way_when_places_are_short(make_stage: Any) -> None:
+    stage = make_stage(concurrency=2, body_patience=0.5)
+    stage.start()
+    slow = [stage.connect() for _ in range(2)]
+    for sock in slow:
+        sock.sendall(b"POST /count HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1000\r\n\r\nx")
+    stage.until(lambda: len(stage.door.taken) == 2)
+    with stage.connect() as sock:
+        sock.sendall(GET % (b"/", b"a.example"))
+        for one in slow:
+            one.sendall(b"y")
+        assert read_response(sock) == b"Hello"
+    assert any(stage.read_all(one).startswith(b"HTTP/1.1 408 ") for one in slow[:1])
+    for one in slow:
+        one.close()
