@@ -19,6 +19,10 @@ check: setup
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest tests/unit tests/style
 
+# QUICK=1 takes about a minute and only prints; the whole takes less than six, and writes into PROMISES.md.
+bench: setup
+	@sh scripts/bench.sh $(if $(QUICK),--quick)
+
 clean:
 	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache bench/out
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from bench.stand import Missing
 
 TICK = os.sysconf("SC_CLK_TCK")
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -54,7 +57,7 @@ def family(pid: int) -> list[int]:
     return pids
 
 
-def wrk(  # noqa: PLR0913
+def wrk(
     url: str,
     *servers: int,
     host: str | None = None,
@@ -62,8 +65,10 @@ def wrk(  # noqa: PLR0913
     connections: int = 64,
     seconds: float = 3,
 ) -> Load:
-    """Two threads of load for `seconds`; `servers` are the pids whose families are charged."""
-    command = ["wrk", "-t2", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
+    """Two threads of load for `seconds`; `servers` are the pids whose families are charged. Raises Missing."""
+    if shutil.which("wrk") is None:
+        raise Missing("wrk is not installed; on Debian: apt-get install wrk")
+    command = ["wrk", "-t2", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency"]
     if host:
         command += ["-H", f"Host: {host}"]
     if close:

@@ -13,9 +13,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+from bench.stand import Missing
 
 APPS = Path(__file__).parent / "apps"
 BIN = Path(sys.executable).parent
+
+
+class Served(NamedTuple):
+    """Where it answers, and the processes whose families are charged for it."""
+
+    url: str
+    pids: tuple[int, ...]
 
 
 def free_port() -> int:
@@ -52,26 +62,26 @@ def running(command: list[str], port: int, cwd: Path | None = None) -> Iterator[
 
 
 @contextlib.contextmanager
-def uvicorn(app: str) -> Iterator[tuple[str, int]]:
+def uvicorn(app: str) -> Iterator[Served]:
     port = free_port()
     command = [str(BIN / "uvicorn"), "main:app", "--port", str(port), "--no-access-log", "--log-level", "error"]
     with running([*command, "--loop", "uvloop", "--http", "httptools"], port, APPS / app) as pid:
-        yield f"http://127.0.0.1:{port}/", pid
+        yield Served(f"http://127.0.0.1:{port}/", (pid,))
 
 
 @contextlib.contextmanager
-def granian(app: str) -> Iterator[tuple[str, int]]:
+def granian(app: str) -> Iterator[Served]:
     port = free_port()
     command = [str(BIN / "granian"), "--interface", "asgi", "--port", str(port), "--loop", "uvloop", "main:app"]
     with running([*command, "--no-ws", "--log-level", "error"], port, APPS / app) as pid:
-        yield f"http://127.0.0.1:{port}/", pid
+        yield Served(f"http://127.0.0.1:{port}/", (pid,))
 
 
 NGINX = """
 worker_processes 1; daemon off; pid {tmp}/pid; error_log {tmp}/error.log crit; {user}
 events {{ worker_connections 4096; multi_accept on; }}
 http {{
-  access_log off; sendfile on; tcp_nodelay on; tcp_nopush off; keepalive_requests 1000000; keepalive_timeout 60;
+  access_log off; tcp_nodelay on; tcp_nopush off; keepalive_requests 1000000; keepalive_timeout 60;
   open_file_cache max=1000 inactive=60s; open_file_cache_valid 60s;
   client_body_temp_path {tmp}/b; proxy_temp_path {tmp}/p; fastcgi_temp_path {tmp}/f; uwsgi_temp_path {tmp}/u;
   scgi_temp_path {tmp}/s;
@@ -87,15 +97,17 @@ def nginx(body: str, port: int) -> Iterator[int]:
         os.chmod(tmp, 0o755)
         user = "user root;" if os.geteuid() == 0 else ""
         Path(tmp, "nginx.conf").write_text(NGINX.format(tmp=tmp, body=body, user=user))
-        binary = shutil.which("nginx") or "/usr/sbin/nginx"
+        binary = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+        if binary is None:
+            raise Missing("nginx is not installed; on Debian: apt-get install nginx-light")
         with running([binary, "-p", tmp, "-c", f"{tmp}/nginx.conf"], port) as pid:
             yield pid
 
 
 @contextlib.contextmanager
-def nginx_to_uvicorn(app: str) -> Iterator[tuple[str, int, int]]:
+def nginx_to_uvicorn(app: str) -> Iterator[Served]:
     """As a platform has it: nginx in front, connections to the upstream kept."""
-    with uvicorn(app) as (upstream, upstream_pid):
+    with uvicorn(app) as (upstream, upstream_pids):
         port = free_port()
         host = upstream.removeprefix("http://").rstrip("/")
         body = f"""
@@ -104,12 +116,13 @@ def nginx_to_uvicorn(app: str) -> Iterator[tuple[str, int, int]]:
             proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host;
           }} }}"""
         with nginx(body, port) as pid:
-            yield f"http://127.0.0.1:{port}/", pid, upstream_pid
+            yield Served(f"http://127.0.0.1:{port}/", (pid, *upstream_pids))
 
 
 @contextlib.contextmanager
-def nginx_static(root: Path) -> Iterator[tuple[str, int]]:
+def nginx_static(root: Path, *, sendfile: bool) -> Iterator[Served]:
     port = free_port()
-    body = f"types {{ text/plain txt; }} server {{ listen 127.0.0.1:{port} reuseport; root {root}; }}"
+    how = f"sendfile {'on' if sendfile else 'off'}; output_buffers 1 128k;"
+    body = f"{how} types {{ text/plain txt; }} server {{ listen 127.0.0.1:{port} reuseport; root {root}; }}"
     with nginx(body, port) as pid:
-        yield f"http://127.0.0.1:{port}/", pid
+        yield Served(f"http://127.0.0.1:{port}/", (pid,))

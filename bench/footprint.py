@@ -1,0 +1,76 @@
+"""What is held and done while nothing happens: memory of instances and of all daemons, wake-ups."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+
+from bench import peers, proc
+from bench.rows import Row, size
+from bench.stand import Effort, Stand
+
+_SETTLE = 0.2  # seconds after an answer
+_TIMES = 8  # the kernel charges a cgroup in steps of some hundred KiB: one look is not enough
+
+
+def rows(stand: Stand, effort: Effort) -> Iterator[Row]:
+    for app, label in (("small", "small ASGI"), ("fast", "FastAPI")):
+        goal = (1.2 if sys.version_info >= (3, 12) else 2.5) if app == "fast" else None
+        yield _instance(stand, app, label, goal)
+    for app in ("small", "fast"):
+        stand.stop(app)
+    pids = [stand.node.pid, stand.node.init, *stand.node.daemons().values()]
+    total = proc.pss(pids)
+    yield Row(
+        f"memory of the node itself, idle: {len(pids)} processes (sum of PSS)",
+        size(total),
+        goal="≤ 100 MiB",
+        met=total <= 100 << 20,
+    )
+    _quiet(pids)
+    before = proc.switches(pids)
+    time.sleep(effort.calm)
+    woken = proc.switches(pids) - before
+    yield Row(f"wake-ups of all of them in {effort.calm:g} s, idle", str(woken), goal="0", met=woken == 0)
+
+
+def _instance(stand: Stand, app: str, label: str, goal: float | None) -> Row:
+    deltas = []
+    for _ in range(_TIMES):
+        stand.get(app)
+        group = proc.cgroup(stand.running(app).zygote)
+        stand.stop(app)
+        time.sleep(_SETTLE)
+        before = proc.usage(group)
+        stand.get(app)
+        time.sleep(_SETTLE)
+        after = proc.usage(group)
+        if before is not None and after is not None:
+            deltas.append(after - before)
+    instance = stand.running(app).instance
+    private = proc.private(instance)
+    with peers.uvicorn(app) as (url, [pid]):
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            answer.read()
+        alone = proc.private(pid)
+    own = f"{size(private)} in the process"
+    delta = statistics.median(deltas) if deltas else None
+    return Row(
+        f"memory of an idle {label} instance after one request, beyond its zygote",
+        f"{size(delta)} by its cgroup, {own}" if delta is not None else own,
+        f"uvicorn exec'd {size(alone)} private",
+        f"≤ {goal:g} MB" if goal else "",
+        (delta if delta is not None else private) <= goal * 1e6 if goal else None,
+    )
+
+
+def _quiet(pids: list[int]) -> None:
+    """Wait until what was just asked of the node has settled; at most 5 s, then it is counted as it is."""
+    deadline = time.monotonic() + 5
+    last = -1
+    while time.monotonic() < deadline and (now := proc.switches(pids)) != last:
+        last = now
+        time.sleep(0.5)
