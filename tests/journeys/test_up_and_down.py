@@ -134,7 +134,7 @@ def test_doctor() -> None:
     done = fildes("doctor", "--json")
     report = json.loads(done.stdout)
     checks = {check["name"]: check for check in report["checks"]}
-    assert {"seccomp", "Landlock", "namespaces", "cgroups", "memfd", "pidfd", "kTLS", "uv", "Python"} <= checks.keys()
+    assert {"seccomp", "Landlock", "namespaces", "cgroups", "memfd", "pidfd", "uv", "Python"} <= checks.keys()
     assert report["works"] is (done.returncode == 0)
     assert report["works"] is all(check["ok"] for check in checks.values() if check["essential"])
     words = fildes("doctor")

@@ -208,17 +208,6 @@ def _identity() -> Iterator[Check]:
 def _network() -> Iterator[Check]:
     from fildes.kernel import sockets
 
-    try:
-        protocols = Path("/proc/sys/net/ipv4/tcp_available_ulp").read_text(encoding="ascii").split()
-    except OSError:
-        protocols = []
-    yield Check(
-        "kTLS",
-        "tls" in protocols,
-        "there" if "tls" in protocols else "not loaded",
-        "speed of TLS: it goes through a relay process",
-        "`modprobe tls`",
-    )
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with one, other:
         refuses = sockets.refuse_rights(one.fileno())
