@@ -1,5 +1,6 @@
 """Where the orchestrator's exec arrives: python -I -S -B /fildes/lib/fildes/zygote/__main__.py CONTROL-FD."""
 
+import os
 import sys
 
 sys.path.insert(0, "/fildes/lib")
@@ -7,4 +8,7 @@ sys.path.insert(0, "/fildes/lib")
 from fildes.zygote.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    status = main(int(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # what was made immortal can't be finalised

@@ -22,7 +22,7 @@ from typing import Any, Final
 from fildes import sdk
 from fildes.kernel import process, seccomp, vdso
 from fildes.kernel.fds import Fd, receive_with_fds, send_with_fds
-from fildes.runtime import files, trap
+from fildes.runtime import files, immortal, trap
 from fildes.runtime.kit import Kit
 from fildes.wire import zygote as wire
 
@@ -40,6 +40,9 @@ def main(control: int) -> int:
         _send(control, {"is": "failed", "error": _sentence(error), "detail": traceback.format_exc()[-16384:]})
         return 1
     zygote = Zygote(control, settings, runtime, program, fds)
+    began = time.monotonic()
+    immortal.make()
+    phases["immortal"] = (time.monotonic() - began) * 1e3
     _send(control, {"is": "loaded", "phases": phases})
     return zygote.run()
 
