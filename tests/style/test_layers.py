@@ -37,8 +37,8 @@ ALLOWED: dict[str, set[str]] = {
 STDLIB_ONLY = ("kernel", "zygote", "runtime", "sdk", "pack")
 STDLIB_ONLY_FILES = ("wire/http.py", "wire/tenant.py", "wire/store.py", "wire/conveyor.py", "wire/zygote.py")
 TENANT_EXTRAS = {"uvloop", "wsproto", "h11"}  # bound into the view, used where they are found
-# `struct` and `ctypes` speak to the kernel; frames of our own and the trap's library are no kernel ABI.
-CTYPES_OUTSIDE_KERNEL = {"runtime/trap.py", "runtime/files.py", "runtime/prelude.py"}
+# The trap's library, and the insides of the interpreter, are no kernel ABI.
+CTYPES_OUTSIDE_KERNEL = {"runtime/trap.py", "runtime/files.py", "runtime/immortal.py"}
 
 
 def _imports(path: Path) -> Iterator[str]:
