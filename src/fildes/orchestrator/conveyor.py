@@ -7,6 +7,8 @@ before the sending end leaves this process, so that nothing in its queue dies wi
 from __future__ import annotations
 
 import contextlib
+import select
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -31,6 +33,12 @@ class Conveyor:
             set_blocking(end.fileno(), False)
         return cls(loop, sending, receiving)
 
+    def waiting(self) -> bool:
+        """Whether something waits in the queue now."""
+        poll = select.poll()
+        poll.register(self.receiving.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
     def watch(self, wanted: Callable[[], object]) -> None:
         """Call `wanted` once, when something waits in the queue."""
         if self._watched:
@@ -49,11 +57,18 @@ class Conveyor:
             self._loop.unwatch(self.receiving.fileno())
 
     def hand_back(self) -> int:
-        """Return every connection that waits to the door, which answers or routes it anew. How many they were."""
+        """Return every connection that waits to the door, which answers or routes it anew. How many they were.
+
+        Instances hold the same description of the receiving end, and one may have made it blocking: each call says
+        itself that it does not wait.
+        """
         count = 0
+        dont_wait = socket.MSG_DONTWAIT
         while True:
             try:
-                received = receive_with_fds(self.receiving.fileno(), wire.MAX_DATAGRAM, wire.MAX_CONNECTIONS)
+                received = receive_with_fds(
+                    self.receiving.fileno(), wire.MAX_DATAGRAM, wire.MAX_CONNECTIONS, dont_wait
+                )
             except BlockingIOError:
                 return count
             except Truncated:
@@ -68,9 +83,9 @@ class Conveyor:
                 if isinstance(waiting, wire.Introduction):
                     continue  # its caller sees the stream closed
                 for connection, fd in zip(waiting, received.fds, strict=True):
-                    with contextlib.suppress(BlockingIOError):
+                    with contextlib.suppress(OSError):  # a full queue, say: the door still has its copy
                         back = wire.encode_back(connection.serial, connection.head)
-                        send_with_fds(self.receiving.fileno(), back, [fd.fileno()])
+                        send_with_fds(self.receiving.fileno(), back, [fd.fileno()], dont_wait)
                         count += 1
 
     def close(self) -> None:

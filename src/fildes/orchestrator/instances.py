@@ -33,6 +33,7 @@ from fildes.wire import bus, drivers
 from fildes.wire.catalogue import Release
 
 BLOB: Final = 1000  # bytes; init keeps 1 KiB
+_PATIENCE: Final = 32  # words; an instance has three to say, and one that floods us ends
 _WHY: Final = {
     "handle": "runtime: handle, to the orchestrator",
     "channel": "runtime: channel, to the bus",
@@ -122,6 +123,7 @@ class Instance:
         self.stopping = False  # it was told to end
         self._pidfd: Fd | None = None
         self.on_end: Callable[[], object] = lambda: None
+        self._patience = _PATIENCE
         loop.watch(handle.fileno(), EPOLLIN, self._on_handle)
 
     def deposit(self) -> None:
@@ -161,6 +163,11 @@ class Instance:
         self.over.resolve(None)
 
     def _on_handle(self, _: int) -> None:
+        self._patience -= 1
+        if self._patience < 0:
+            self._loop.unwatch(self._handle.fileno())
+            self.kill()
+            return
         try:
             received = receive_with_fds(self._handle.fileno(), 64, 1)
         except (BlockingIOError, Truncated):

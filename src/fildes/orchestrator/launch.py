@@ -72,7 +72,7 @@ def _view(tree: str) -> Iterator[Entry]:
     if os.path.isdir(os.path.join(tree, "deps")):
         yield Bind("/deps", os.path.join(tree, "deps"))
     yield Bind("/dev/null", "/dev/null", devices=True)
-    yield Filesystem("/tmp", "tmpfs", (("mode", "1777"), ("size", "16m")))
+    yield Filesystem("/tmp", "tmpfs", (("mode", "1777"), ("size", "16m"), ("nr_inodes", "4k")))
     yield File("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")
     yield File("/etc/passwd", "fildes:x:0:0::/tmp:/nonexistent\n")
     yield File("/etc/nsswitch.conf", "hosts: files\npasswd: files\n")

@@ -62,7 +62,8 @@ class Resources:
             if not os.path.exists(path):
                 await in_child(self._loop, lambda: base.build(path))
             self._base = Fd.open(path, os.O_RDONLY)
-        return self._base.dup()
+        # Opened anew, not duplicated: a description has a position and flags, through which two tenants could talk.
+        return Fd.open(f"/proc/self/fd/{self._base.fileno()}", os.O_RDONLY)
 
     # — confinement —
 

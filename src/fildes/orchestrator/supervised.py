@@ -26,6 +26,7 @@ INSTANCE_IDLE: Final = 60.0  # seconds without a connection after which an insta
 ZYGOTE_IDLE: Final = 900.0  # seconds without an instance after which a zygote ends
 DRAIN: Final = 30.0  # seconds that an old release's instance has to finish
 STOP_LIMIT: Final = 2.0  # seconds that an instance has to finish when it is told to stop
+LEAST_LIFE: Final = 1.0  # seconds within which an instance that ends and leaves connections waiting has crashed
 READY_LIMIT: Final = 30.0  # seconds that a first instance may take until it serves
 EXIT_WORD: Final = 0.25  # seconds to wait for the zygote's word on how an instance ended
 
@@ -143,7 +144,9 @@ class Supervised:
                 await self._load_zygote()
             finally:
                 self._store.drop(self._key("loading"))
-        except (Refused, OSError) as error:
+        except Exception as error:  # also one of ours that a program provoked: the release must not stay half-loaded
+            if not isinstance(error, Refused | OSError):
+                self._loop.on_error(error)
             self.note = f"{self.release.service} did not load: {error}"
             self._log(self.note)
             self._loading = None
@@ -318,7 +321,7 @@ class Supervised:
             return
         self.instance = self._unexplained = None
         status = self._status if self._status is not None else 0 if instance.idle or instance.stopping else 9
-        fine = instance.idle or instance.stopping or status == 0
+        fine = instance.stopping or ((instance.idle or status == 0) and not self._left_undone(instance))
         oom = self.zygote.cgroup.oom_kills() - self._oom_before if self.zygote and self.zygote.cgroup else 0
         reason = plan.exit_sentence(status, oom)
         self._peer.tell("web.died", web.Died(self.release.id, instance.name, reason, max(instance.pid, 0)))
@@ -328,6 +331,11 @@ class Supervised:
             self._log(f"instance {instance.name} ended: {reason}")
         self._close(instance)
         self._over(Event.ENDED if fine else Event.CRASHED)
+
+    def _left_undone(self, instance: Instance) -> bool:
+        """It ended at once, and what it was started for still waits: the next would do the same, as fast as we can."""
+        soon = time.monotonic() - instance.timeline["ordered"] < LEAST_LIFE
+        return soon and self._conveyor is not None and self._conveyor.waiting()
 
     def _over(self, event: Event) -> None:
         if event is Event.CRASHED and self.state is State.RUNNING and self._intensity.crashed(self._loop.time()):
@@ -426,7 +434,12 @@ class Supervised:
         if self.instance is not None:
             instance = self.instance
             instance.drain()
-            self._loop.call_later(STOP_LIMIT, instance.kill)
+            self._loop.call_later(STOP_LIMIT, lambda: self._insist(instance))
+
+    def _insist(self, instance: Instance) -> None:
+        instance.kill()
+        if instance.pid < 0 and self.instance is instance and self.zygote is not None:
+            self.zygote.kill()  # it never said who it is: it ends with all that its release runs
 
     def _drain(self) -> None:
         if self.instance is None:

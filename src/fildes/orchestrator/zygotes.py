@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -24,6 +25,7 @@ from fildes.sandbox.steps import CONTROL
 from fildes.wire import zygote as wire
 
 _WORDS: Final = {"born": 1, "confined": 1, "hidden": 0, "loaded": 0}  # in their order, with their descriptors
+_PATIENCE: Final = 64  # messages that a zygote may send, and as many again for each start: one that floods us ends
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Zygote:
         self._pidfd: Fd | None = None
         self._warden: Warden | None = None
         self._said: dict[str, Promise[tuple[dict[str, Any], list[Fd]]]] = {}
+        self._patience = _PATIENCE
         self.on_exited: Callable[[dict[str, Any]], object] = lambda _: None
         self.on_gone: Callable[[], object] = lambda: None
         set_blocking(control.fileno(), False)
@@ -98,13 +101,13 @@ class Zygote:
                 {"do": "load", "settings": {**settings, "vdso": message["vdso"]}, "fds": list(fds)}, list(fds.values())
             )
             message, _ = await loaded
-        except BaseException:
+            zygote.phases |= wire.phases(message)
+        except BaseException:  # whatever it was: nothing may run on with its gate open
             zygote.kill()
             zygote.close()
             raise
         finally:
             timer.cancel()
-        zygote.phases |= {str(k): float(v) for k, v in message.get("phases", {}).items()}
         return zygote
 
     @classmethod
@@ -134,10 +137,13 @@ class Zygote:
             raise Refused("warm", "it ended while it loaded")
         began = time.monotonic()
         self._warden.close_gate()
-        self.threads = len(os.listdir(f"/proc/{self.pid}/task"))
-        _end_descendants(self.pid)
-        points = [] if keep_files else _mounts_of(self.pid)
         pidfd = self._pidfd.fileno()
+        namespace = os.readlink(f"/proc/{self.pid}/ns/pid")
+        self.threads = len(os.listdir(f"/proc/{self.pid}/task"))
+        points = [] if keep_files else _mounts_of(self.pid)
+        if process.pidfd_pid(pidfd) != self.pid:  # its number may be somebody else's, and so what was just read
+            raise Refused("warm", "it ended while it loaded")
+        _end_descendants(self.pid, namespace)
         try:
             await in_child(self._loop, lambda: _detach_all(pidfd, points))
         except ChildFailed as error:
@@ -155,6 +161,7 @@ class Zygote:
         fork = self.threads == 1
         if fork:
             self._warden.allow_one_fork()
+        self._patience += _PATIENCE
         names = [name for name, _ in fds]
         self._send({"do": "start", "instance": instance, "fork": fork, "fds": names}, [fd for _, fd in fds])
 
@@ -179,9 +186,9 @@ class Zygote:
 
     @property
     def descriptors(self) -> list[int]:
-        """Borrowed: pidfd, control, listener, in the order in which `adopt` takes them."""
-        if self._pidfd is None or self._warden is None:
-            raise ValueError("a zygote that is not confined yet has nothing to deposit")
+        """Borrowed: pidfd, control, listener, in the order in which `adopt` takes them. Raises Refused."""
+        if self._pidfd is None or self._warden is None or self._warden.ended:
+            raise Refused("warm", "it ended when it had loaded")
         return [self._pidfd.fileno(), self._control.fileno(), self._warden.listener]
 
     # — what it says —
@@ -197,6 +204,11 @@ class Zygote:
             promise.fail(Refused("warm", text if not detail else f"{text}\n{detail}"))
 
     def _on_message(self, _: int) -> None:
+        self._patience -= 1
+        if self._patience < 0:
+            self._loop.unwatch(self._control.fileno())
+            self.kill()
+            return
         try:
             received = receive_with_fds(self._control.fileno(), wire.MAX_DATAGRAM, 2)
         except (BlockingIOError, Truncated):
@@ -210,13 +222,13 @@ class Zygote:
             return
         try:
             message = wire.decode(received.data)
-            kind = message["is"]
-        except (wire.Malformed, KeyError):
+        except wire.Malformed:
             received.close()
             return
+        kind = wire.text(message, "is", 16)
         if kind == "failed":
             received.close()
-            self._fail_all(str(message.get("error"))[:4096], str(message.get("detail", ""))[:16384])
+            self._fail_all(wire.text(message, "error", 4096), wire.text(message, "detail", 16384))
         elif kind == "exited":
             received.close()
             self.on_exited(message)
@@ -257,14 +269,18 @@ def _detach_all(pidfd: int, points: list[str]) -> None:
         mounts.detach(point)
 
 
-def _end_descendants(pid: int) -> None:
-    """Kill what the program started while it loaded and left running."""
-    for child in _children(pid):
-        _end_descendants(child)
-        try:
-            os.kill(child, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+def _end_descendants(pid: int, namespace: str) -> None:
+    """Kill what the program started while it loaded and left running: all of it in its PID `namespace`.
+
+    By pidfd, looked at once more: a number may be another process's by now.
+    """
+    found = [pid]
+    for parent in found:  # grows: not by recursion, for a program can nest deeper than our stack
+        found += _children(parent)
+    for child in reversed(found[1:]):
+        with contextlib.suppress(OSError), process.pidfd_open(child) as pidfd:
+            if os.readlink(f"/proc/{child}/ns/pid") == namespace:
+                process.pidfd_send_signal(pidfd.fileno(), signal.SIGKILL)
 
 
 def _children(pid: int) -> list[int]:

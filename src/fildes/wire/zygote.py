@@ -13,10 +13,14 @@ shown to people, and never decides anything but the tenant's own fate.
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import Any, Final
 
 MAX_DATAGRAM: Final = 128 * 1024  # bytes
 MAX_FDS: Final = 64
+_MAX_PHASES: Final = 16
+_STEERING: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what would steer the terminal that shows it
 
 
 class Malformed(ValueError):
@@ -36,3 +40,18 @@ def decode(data: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise Malformed("not a JSON object")
     return message
+
+
+def text(message: dict[str, Any], key: str, most: int) -> str:
+    """A tenant's words for people: at most `most` characters, "" where there are none."""
+    value = message.get(key)
+    return _STEERING.sub("?", value[:most]) if isinstance(value, str) else ""
+
+
+def phases(message: dict[str, Any]) -> dict[str, float]:
+    """Milliseconds by phase; what is no finite number under a short name is left out."""
+    value = message.get("phases")
+    if not isinstance(value, dict):
+        return {}
+    told = [(name, ms) for name, ms in value.items() if name.isalnum() and len(name) <= 16 and type(ms) in (int, float)]
+    return {name: float(ms) for name, ms in told[:_MAX_PHASES] if abs(ms) < 1e9 and math.isfinite(ms)}

@@ -1,0 +1,214 @@
+"""Programs that turn on the orchestrator, on a real node: nobody else may notice.
+
+A program owns its zygote: it says what it likes on the control socket, on the handle, on the conveyor, and leaves out
+what the runtime would do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from fildes.testing import Node, eventually, traces
+
+HONEST = """
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"honest"})
+"""
+
+# Its instance makes every socket that it holds blocking: of the conveyor the orchestrator holds the same description.
+BLOCKING = """
+import os
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        for fd in range(3, 64):
+            try:
+                os.set_blocking(fd, True)
+            except OSError:
+                pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"blocking"})
+"""
+
+# Says that it is loaded while it goes on loading, with words that are none.
+STILL_LOADING = """
+import json, os, socket, time
+socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, 3).send(json.dumps(WORDS).encode())
+while True:
+    print("files:", len(os.listdir("/usr/lib")), flush=True)
+    time.sleep(0.05)
+"""
+
+# Its instance reports itself ready, and ends in order as soon as somebody comes.
+SHIRKING = (
+    HONEST
+    + """
+import os, select
+from fildes.runtime import asgi
+def serve(program, kit, *_):
+    os.write(kit.handle, b"R")
+    poll = select.poll()
+    poll.register(kit.conveyor, select.POLLIN)
+    poll.poll(20000)
+    os._exit(0)
+asgi.serve = serve
+"""
+)
+
+# Its instance never says who it is, and does not hear that it is to end.
+DEAF = (
+    HONEST
+    + """
+import time
+import fildes.zygote.main as zygote
+from fildes.runtime import asgi
+real = zygote.send_with_fds
+zygote.send_with_fds = lambda sock, data, *more: None if data == b"U" else real(sock, data, *more)
+def serve(program, kit, *_):
+    real(kit.handle, b"R")
+    while True:
+        time.sleep(60)
+asgi.serve = serve
+"""
+)
+
+# Once its instance runs, the zygote does one thing, as fast as it can.
+FLOODING = (
+    HONEST
+    + """
+import ctypes, socket
+import fildes.zygote.main as zygote
+real = zygote.Zygote._start
+def start(self, *order):
+    real(self, *order)
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, 3)
+    access = ctypes.CDLL(None).access
+    while True:
+        FLOOD
+zygote.Zygote._start = start
+"""
+)
+
+# Where its descriptors stand; asked to, it moves each that can be moved.
+POSITIONS = """
+import os
+def positions(scope):
+    said = []
+    for fd in range(3, 32):
+        try:
+            said.append(os.lseek(fd, 7, 0) if scope["path"] == "/move" else os.lseek(fd, 0, 1))
+        except OSError:
+            said.append(-1)
+    return " ".join(map(str, said)).encode()
+"""
+
+pytestmark = pytest.mark.root
+
+
+def make(folder: Path, program: str, **words: str) -> str:
+    """A service named like its folder."""
+    folder.mkdir()
+    name = folder.name
+    (folder / "fildes.toml").write_text(
+        f'name = "{name}"\nruntime = "asgi"\nentry = "main:app"\nhosts = ["{name}.localhost"]\n'
+    )
+    program = textwrap.dedent(program)
+    for word, value in words.items():
+        program = program.replace(word, value)
+    (folder / "main.py").write_text(program)
+    return str(folder)
+
+
+def programs(node: Node) -> set[int]:
+    """The zygotes of the node: the interpreters among the children of its init."""
+    return {pid for pid in traces.children(node.init) if traces.name(pid).startswith("python")}
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_conveyor_made_blocking_holds_nobody_up(node: Node, tmp_path: Path) -> None:
+    node.fildes("publish", make(tmp_path / "blocking", BLOCKING))
+    assert node.request(host="blocking.localhost").body == b"blocking"
+    assert "removed" in node.fildes("rm", "blocking", timeout=10).stdout
+    assert node.fildes("publish", make(tmp_path / "honest", HONEST), timeout=30).returncode == 0
+    assert node.request(host="honest.localhost").body == b"honest"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"is": "loaded", "phases": {"import": "soon"}},
+        {"is": "loaded", "phases": [1]},
+        {"is": "loaded", "phases": {"import": float("nan"), "\x1b[2J": 1, "big": 1e308, "x" * 99: 1}},
+        {"is": ["loaded"]},
+        {"is": "failed", "error": {"a": [1]}, "detail": 7},
+        {"is": "failed", "error": "\x1b[2J\x9b2Jcleared", "detail": "\x07"},
+    ],
+    ids=str,
+)
+def test_no_word_leaves_a_program_loading_for_ever(house: Node, tmp_path: Path, words: object) -> None:
+    folder = make(tmp_path / "loading", STILL_LOADING, WORDS=repr(words).replace("nan", "float('nan')"))
+    done = house.fildes("publish", folder, check=False)
+    assert done.returncode != 0
+    printed = done.stdout + done.stderr
+    assert not any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in printed if letter not in "\n\t")
+    assert eventually(lambda: not programs(house)), "it runs on, and its gate is open"
+    assert house.fildes("ps").stdout
+
+
+def test_a_program_that_always_ends_in_order_is_halted(node: Node, tmp_path: Path) -> None:
+    node.fildes("publish", make(tmp_path / "shirking", SHIRKING))
+    connection = http.client.HTTPConnection(*node.addresses[0], timeout=15)
+    with contextlib.closing(connection):
+        connection.request("GET", "/", headers={"Host": "shirking.localhost"})
+        assert connection.getresponse().status == 503
+    assert "halted" in node.fildes("ps").stdout
+
+
+def test_stop_ends_a_program_that_never_said_who_it_is(node: Node, tmp_path: Path) -> None:
+    node.fildes("publish", make(tmp_path / "deaf", DEAF))
+    before = programs(node)
+    assert before
+    assert "1 instances ended" in node.fildes("stop", "deaf", timeout=20).stdout
+    assert eventually(lambda: not before & programs(node))
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        'access(b"/", 0)',
+        'control.send(b"[" * 60000)',
+        'control.send(b\'{"is": "exited", "status": 0}\')',
+    ],
+)
+def test_a_flood_does_not_use_up_the_orchestrator(node: Node, tmp_path: Path, flood: str) -> None:
+    node.fildes("publish", make(tmp_path / "flooding", FLOODING, FLOOD=flood))
+    assert node.request(host="flooding.localhost").status in (200, 502)
+    orchestrator = node.daemons()["orchestrator"]
+    before, began = cpu_seconds(orchestrator), time.monotonic()
+    node.fildes("publish", make(tmp_path / "honest", HONEST))
+    assert node.request(host="honest.localhost").body == b"honest"
+    time.sleep(max(0.0, began + 2 - time.monotonic()))  # the span that is measured
+    assert (cpu_seconds(orchestrator) - before) / (time.monotonic() - began) < 0.5
+
+
+def test_releases_share_no_description(house: Node, tmp_path: Path) -> None:
+    """What two of them hold has a position and flags of its own, also where it is the same file."""
+    program = HONEST.replace('b"honest"', "positions(scope)") + POSITIONS
+    for name in ("one", "other"):
+        house.fildes("publish", make(tmp_path / name, program))
+    house.request("/move", host="one.localhost")
+    moved = house.request("/", host="one.localhost").body.split()
+    assert moved.count(b"7") > 0
+    assert b"7" not in house.request("/", host="other.localhost").body.split()
