@@ -11,8 +11,8 @@ of the other end, and answer over it:
                        b"B" serial:u32 head_len:u32 head     not mine: route it again, + 1 fd
 
 Connections come with O_NONBLOCK set (it belongs to the description, which door and instance share); introduced streams
-are set so by the instance. `peer` is "address port" in ASCII; `head` is all that was read so far: a complete
-head and whatever followed it.
+are set so by the instance. `peer` is "address port" in ASCII; `head` is all that was read so far: a complete head and
+whatever followed it.
 """
 
 from __future__ import annotations
