@@ -66,9 +66,9 @@ class Web:
         self._store.ready()
 
     def stop(self) -> None:
-        """Another door takes over: the backlog is its; finish the heads that have begun to arrive."""
+        """Another door takes over: the backlog is its; finish what has begun to arrive."""
         self.door.shut()
-        if self.door.reading:
+        if self.door.reading or self.door.exchange.waiting:
             self._loop.call_later(_GRACE, self._loop.stop)
         else:
             self._loop.stop()

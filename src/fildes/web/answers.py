@@ -43,11 +43,12 @@ class Answers:
             sock.detach()
         self._linger(number)
 
-    def drain(self, number: int) -> None:
-        """The answer was written by somebody else and nobody else has the connection: end it in order."""
+    def drain(self, number: int, *, passed: bool = False) -> None:
+        """An answer was relayed: end the connection in order."""
         sock = borrow(number)
         try:
-            sock.shutdown(socket.SHUT_WR)
+            if not passed:
+                sock.shutdown(socket.SHUT_WR)
         except OSError:
             close_passed(number)
             return

@@ -19,7 +19,7 @@ from fildes.web.answers import Answers
 from fildes.web.exchange import Exchange, Limits
 from fildes.web.parcels import STATIC, Conveyor, Parcel
 from fildes.web.relay import Relays
-from fildes.web.sockets import Gone, NotOurs, believe, close_passed, local_addresses, peer_text
+from fildes.web.sockets import Gone, NotOurs, believe, close_passed, local_addresses, peer_text, read_passed
 from fildes.wire import conveyor as wire
 from fildes.wire.http import HEAD_LIMIT, Bad, Head, parse
 from fildes.wire.web import CountsGiven
@@ -168,7 +168,8 @@ class Door:
     def _more(self, number: int) -> None:
         reading = self._reading[number]
         try:
-            data = os.read(number, _READ)
+            # Whoever handed it back may have kept a copy, and made it blocking.
+            data = os.read(number, _READ) if reading.origin is None else read_passed(number, _READ)
         except BlockingIOError:
             return
         except OSError:
@@ -237,7 +238,7 @@ class Door:
             self.overdue(conveyor, parcel)
         elif conveyor.retired or hops >= MOST_HOPS:
             self._park(conveyor, parcel)
-        elif match.shared:
+        elif match.shared or (conveyor.release == STATIC and origin is not None and origin.release != STATIC):
             self.relays.start(parcel, head, conveyor, self.exchange.post)
         else:
             self.exchange.post(conveyor, parcel)

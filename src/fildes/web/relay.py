@@ -1,4 +1,6 @@
-"""Connections to hosts that several owners share by path: the door keeps them, and passes on one request.
+"""Connections that the door keeps, and of which it passes on one request: to hosts that several owners share by path,
+and to the static daemon, which serves everybody, when a tenant held the connection before: it may have kept a copy, and
+could make a call of static's block.
 
 The instance gets one end of a stream pair in place of the client's connection, and a head that says
 `Connection: close`. Of what the client sends, only the body of this request goes through; after the answer the
@@ -9,6 +11,7 @@ A WebSocket goes through whole once the instance has switched protocols.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -16,6 +19,7 @@ from fildes.kernel.fds import stream_pair
 from fildes.kernel.loop import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, Loop
 from fildes.web.answers import Answers
 from fildes.web.parcels import Conveyor, Parcel
+from fildes.web.sockets import borrow, close_passed
 from fildes.wire.http import Head
 from fildes.wire.http_body import Chunked, Sized
 from fildes.wire.http_fields import Refused
@@ -44,7 +48,8 @@ class _Whole:
 
 
 class _Relay:
-    """`client` and `inner` are owned. Bytes wait in `up` (to the instance) and `down` (to the client)."""
+    """`client` and `inner` are owned. Bytes wait in `up` (to the instance) and `down` (to the client).
+    `passed`: a tenant held the client's connection before."""
 
     __slots__ = (
         "answered",
@@ -56,15 +61,19 @@ class _Relay:
         "head_only",
         "held",
         "inner",
+        "passed",
         "raw",
         "serial",
+        "sock",
         "up",
         "upgrade",
     )
 
-    def __init__(self, client: int, inner: int, head: Head, conveyor: Conveyor) -> None:
+    def __init__(self, parcel: Parcel, inner: int, head: Head, conveyor: Conveyor) -> None:
         self.conveyor = conveyor
-        self.client = client
+        self.client = parcel.number
+        self.sock = borrow(parcel.number)  # because only its calls can say MSG_DONTWAIT
+        self.passed = parcel.origin is not None
         self.inner = inner
         self.head_only = head.line.method == "HEAD"
         self.upgrade = bool(head.upgrade)
@@ -92,12 +101,14 @@ class Relays:
     def start(self, parcel: Parcel, head: Head, conveyor: Conveyor, post: Callable[[Conveyor, Parcel], object]) -> None:
         """Take over the client's connection, and post one end of a stream pair in its place."""
         if len(self._relays) >= self._limit:
-            self._answers.unavailable(parcel.number, "Too many connections are relayed.", head_only=parcel.head_only)
+            text = "Too many connections are relayed."
+            passed = parcel.origin is not None
+            self._answers.unavailable(parcel.number, text, head_only=parcel.head_only, passed=passed)
             return
         inner, outer = stream_pair()
         for end in (inner, outer):
             os.set_blocking(end.fileno(), False)
-        relay = _Relay(parcel.number, inner.take(), head, conveyor)
+        relay = _Relay(parcel, inner.take(), head, conveyor)
         self._relays[relay.client] = relay
         self._loop.watch(relay.client, EPOLLIN, lambda events: self._on_client(relay, events))
         self._loop.watch(relay.inner, EPOLLIN, lambda events: self._on_inner(relay, events))
@@ -125,7 +136,7 @@ class Relays:
     def _on_client(self, relay: _Relay, events: int) -> None:
         if events & (EPOLLHUP | EPOLLERR):
             try:
-                os.read(relay.client, _PIECE)
+                relay.sock.recv(_PIECE, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return  # an event of the number's last owner, in the same round of the loop
             except OSError:
@@ -136,7 +147,7 @@ class Relays:
             self._push_down(relay)
         if events & EPOLLIN and relay.client in self._relays and not relay.up:
             try:
-                data = os.read(relay.client, _PIECE)
+                data = relay.sock.recv(_PIECE, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:
@@ -212,7 +223,7 @@ class Relays:
     def _push_down(self, relay: _Relay) -> None:
         if relay.down:
             try:
-                sent = os.write(relay.client, relay.down)
+                sent = relay.sock.send(relay.down, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -222,7 +233,7 @@ class Relays:
         if relay.ended and not relay.down:
             client = relay.client
             self._end(relay, keep_client=True)
-            self._answers.drain(client)
+            self._answers.drain(client, passed=relay.passed)
         else:
             self._watch(relay)
 
@@ -245,7 +256,7 @@ class Relays:
         """Answer in the instance's place."""
         client = relay.client
         self._end(relay, keep_client=True)
-        self._answers.refuse(client, status, sentence, head_only=relay.head_only)
+        self._answers.refuse(client, status, sentence, head_only=relay.head_only, passed=relay.passed)
 
     def _end(self, relay: _Relay, *, keep_client: bool = False) -> None:
         del self._relays[relay.client]
@@ -253,8 +264,9 @@ class Relays:
         self._loop.unwatch(relay.client)
         self._loop.unwatch(relay.inner)
         os.close(relay.inner)
+        relay.sock.detach()
         if not keep_client:
-            os.close(relay.client)
+            close_passed(relay.client)
 
     def close(self) -> None:
         for relay in list(self._relays.values()):

@@ -54,6 +54,15 @@ def close_passed(number: int) -> None:
         os.close(number)
 
 
+def read_passed(number: int, most: int) -> bytes:
+    """As os.read of a non-blocking connection, whatever others made of it."""
+    sock = borrow(number)
+    try:
+        return sock.recv(most, socket.MSG_DONTWAIT)
+    finally:
+        sock.detach()
+
+
 def peer_text(address: tuple[object, ...]) -> bytes:
     """`("::ffff:192.0.2.1", 4711, 0, 0)` → `b"192.0.2.1 4711"`."""
     host = str(address[0])

@@ -273,6 +273,7 @@ class DoorStage(Stage):
         self.address = self.listener.getsockname()
         super().__init__("web", "fildes.web.__main__", {"http0": self.listener})
         self._ends: dict[str, tuple[Fd, Fd]] = {}
+        self._instances: list[Instance] = []
         self.refuse: dict[str, Refused] = {}
         self.mixed: list[list[str]] = []
         self.fetched: list[str] = []
@@ -293,7 +294,9 @@ class DoorStage(Stage):
 
     def instance(self, release: str) -> Instance:
         """A receiver of the release's conveyor; several may be open."""
-        return Instance(self.on_stage(self._pair(release)[1].dup))
+        instance = Instance(self.on_stage(self._pair(release)[1].dup))
+        self._instances.append(instance)
+        return instance
 
     def offer(self, release: str, service: str = "") -> None:
         """web.conveyor, unasked."""
@@ -331,6 +334,8 @@ class DoorStage(Stage):
 
     def close(self) -> None:
         super().close()
+        for instance in self._instances:  # those that a failed test left open
+            instance.close()
         for ends in self._ends.values():
             close_all(ends)
         self.listener.close()

@@ -108,3 +108,33 @@ def test_what_static_had_taken_when_it_died(both, kit):
         static.kill()
         static.start()
         assert kit.read_all(held).startswith(b"HTTP/1.1 502 ")
+
+
+def test_static_never_holds_what_a_tenant_may_have_kept(both, kit):
+    """It could make static's writes block. So the door relays one answer, and the connection ends."""
+    door, _ = both
+    app = door.instance("aaaa")
+    with door.connect() as client:
+        client.sendall(kit.get("a.test"))
+        connection, kept = app.one()
+        app.begin(connection.serial)
+        app.hand_back(connection.serial, kit.get("a.test", "/site/"), kept)
+        kept.setblocking(True)
+        answer = b""
+        while not answer.endswith(b"t docs"):
+            answer += client.recv(4096)
+        assert b"connection: close" in answer
+        client.sendall(kit.get("a.test", "/site/"))  # an answer to this would be one too many
+        kept.close()
+        assert kit.read_all(client) == b""
+    with door.connect() as client:
+        client.sendall(kit.get("a.test"))
+        connection, kept = app.one()
+        app.begin(connection.serial)
+        app.hand_back(connection.serial, b"", kept)
+        kit.until(lambda: door.counts().reading == 1)
+        kept.setblocking(True)
+        client.sendall(kit.get("a.test", "/site/"))
+        assert b"t docs" in client.recv(4096)
+        kept.close()
+    app.close()

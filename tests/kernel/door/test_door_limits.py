@@ -46,6 +46,9 @@ def test_who_is_slow_makes_room(small, kit):
 def test_two_slow_services_leave_room_for_a_third(small, kit):
     """The common budget is 96: 64 for the first, 32 for the second; the rest waits, until it is 503."""
     a, b = small.instance("aaaa"), small.instance("bbbb")
+    small.offer("aaaa")
+    small.offer("bbbb")
+    kit.until(lambda: {"conveyor.aaaa", "conveyor.bbbb"} <= small.store.deposits.keys())
     clients = []
 
     def send(host, count):
