@@ -27,7 +27,13 @@ _SHARED: Final = (
     "/usr/share/zoneinfo",
     "/usr/share/ca-certificates",
 )
-_ENVIRONMENT: Final = (("PATH", "/usr/bin"), ("HOME", "/tmp"), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp"))
+_ENVIRONMENT: Final = (
+    ("PATH", "/usr/bin"),
+    ("HOME", "/tmp"),
+    ("LANG", "C.UTF-8"),
+    ("TMPDIR", "/tmp"),
+    ("LD_BIND_NOW", "1"),  # functions of libraries are looked up once, not in every instance that calls them first
+)
 
 
 def keeps_files(release: Release) -> bool:

@@ -5,7 +5,11 @@ import sys
 
 sys.path.insert(0, "/fildes/lib")
 
-from fildes.zygote.main import main
+from fildes.zygote import forking
+
+forking.record()
+
+from fildes.zygote.main import main  # noqa: E402
 
 if __name__ == "__main__":
     status = main(int(sys.argv[1]))

@@ -25,6 +25,7 @@ from fildes.kernel.fds import Fd, receive_with_fds, send_with_fds
 from fildes.runtime import files, immortal, trap
 from fildes.runtime.kit import Kit
 from fildes.wire import zygote as wire
+from fildes.zygote import forking
 
 RUNTIMES: Final = frozenset({"asgi"})
 
@@ -115,7 +116,7 @@ class Zygote:
         if not order["fork"]:  # its threads could not be forked: this process itself becomes the instance
             self._become_instance(fds, forked=False)
         try:
-            pid = os.fork()
+            pid = forking.fork()
         except OSError as error:
             _send(self.control, {"is": "exited", "instance": order["instance"], "status": 255 << 8, "why": str(error)})
         else:
