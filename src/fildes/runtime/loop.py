@@ -222,11 +222,11 @@ class Serving:
     def next_request(self, connection: Connection, data: bytes) -> None:
         """Start the request at the beginning of `data`, or wait for the rest of its head."""
         head = parse(data)
-        if head.__class__ is not Head:
-            self._no_request(connection, data, head)  # type: ignore[arg-type]
+        if not isinstance(head, Head):
+            self._no_request(connection, data, head)
             return
-        line = head.line  # type: ignore[union-attr]
-        fields = head.fields  # type: ignore[union-attr]
+        line = head.line
+        fields = head.fields
         root = self._whole.get(fields.host)
         if root is None:
             root = self.places.root(fields.host, line.path)
@@ -241,7 +241,7 @@ class Serving:
             connection.owner = Waiting(connection)
             self._queue.append(connection)
             return
-        size = head.length  # type: ignore[union-attr]
+        size = head.length
         connection.buffer = data[size:] if len(data) != size else b""
         if fields.upgrade == b"websocket" and line.method == "GET" and line.version == "1.1":
             self._start_websocket(connection, line, fields, root)

@@ -283,7 +283,7 @@ class WebSocket:
                 self._close(1009, f"a message of more than {MESSAGE_LIMIT} bytes")
             elif event.message_finished:
                 text = isinstance(event, _events.TextMessage)
-                whole = self.parts[0] if len(self.parts) == 1 else ("" if text else b"").join(self.parts)
+                whole: Any = self.parts[0] if len(self.parts) == 1 else ("" if text else b"").join(self.parts)
                 self.parts, self.size = [], 0
                 self.incoming.append(
                     {"type": "websocket.receive", "text": whole}
