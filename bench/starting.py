@@ -113,7 +113,7 @@ def hundred(stand: Stand, effort: Effort) -> Iterator[Row]:
             memory.append(after - before)
     middle = statistics.median(took)
     yield Row(
-        f"{len(names)} services asleep, a request to each at once, until all have answered (median, best of {len(took)})",
+        f"{len(names)} asleep, a request to each at once, until all have answered (median, best of {len(took)})",
         f"{ms(middle)}, {ms(min(took))}",
         goal="100: ≤ 150 ms",
         met=middle <= 150 if len(names) == 100 else None,
