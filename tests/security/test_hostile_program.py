@@ -63,6 +63,23 @@ asgi.serve = serve
 """
 )
 
+# Its instance shuts the conveyor down, and ends badly.
+SHUTTING = (
+    HONEST
+    + """
+import os, select, socket
+from fildes.runtime import asgi
+def serve(program, kit, *_):
+    os.write(kit.handle, b"R")
+    poll = select.poll()
+    poll.register(kit.conveyor, select.POLLIN)
+    poll.poll(20000)
+    socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, kit.conveyor).shutdown(socket.SHUT_RDWR)
+    os._exit(1)
+asgi.serve = serve
+"""
+)
+
 # Its instance never says who it is, and does not hear that it is to end.
 DEAF = (
     HONEST
@@ -154,6 +171,7 @@ def test_a_conveyor_made_blocking_holds_nobody_up(node: Node, tmp_path: Path) ->
         {"is": ["loaded"]},
         {"is": "failed", "error": {"a": [1]}, "detail": 7},
         {"is": "failed", "error": "\x1b[2J\x9b2Jcleared", "detail": "\x07"},
+        {"is": "failed", "error": "\ud800 alone", "detail": "\udfff"},
     ],
     ids=str,
 )
@@ -174,6 +192,17 @@ def test_a_program_that_always_ends_in_order_is_halted(node: Node, tmp_path: Pat
         connection.request("GET", "/", headers={"Host": "shirking.localhost"})
         assert connection.getresponse().status == 503
     assert "halted" in node.fildes("ps").stdout
+
+
+def test_a_conveyor_that_was_shut_down_keeps_nobody_busy(node: Node, tmp_path: Path) -> None:
+    node.fildes("publish", make(tmp_path / "shutting", SHUTTING))
+    for _ in range(8):
+        assert node.request(host="shutting.localhost").status in (502, 503)
+    assert "halted" in node.fildes("ps").stdout
+    orchestrator = node.daemons()["orchestrator"]
+    before = cpu_seconds(orchestrator)
+    time.sleep(1)  # the span that is measured
+    assert cpu_seconds(orchestrator) - before < 0.1
 
 
 def test_stop_ends_a_program_that_never_said_who_it_is(node: Node, tmp_path: Path) -> None:

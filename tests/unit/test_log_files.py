@@ -177,3 +177,8 @@ def test_more_services_than_files_are_kept_open(files: Files, tmp_path: Path) ->
     for number in range(200):
         files.append(f"s{number}", b"y\n")
         assert (tmp_path / f"s{number}.1").read_bytes() == b"x\ny\n"
+
+
+def test_no_byte_of_a_line_steers_a_terminal() -> None:
+    said = stamped("\x1b[2J \x9b2J \x85 Ç é \u0080".encode() + b" \xff\r\n", b"> ")
+    assert said == "> ?[2J ?2J ? Ç é ? ".encode() + b"\xff\n"

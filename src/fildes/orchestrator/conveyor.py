@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fildes.kernel.fds import Fd, Truncated, receive_with_fds, send_with_fds, seqpacket_pair, set_blocking
-from fildes.kernel.loop import EPOLLIN, Loop
+from fildes.kernel.loop import EPOLLIN, EPOLLRDHUP, Loop
 from fildes.wire import conveyor as wire
 
 _BUFFER: Final = 4 * 1024 * 1024  # asked for; the kernel gives what net.core.wmem_max allows
@@ -39,17 +39,25 @@ class Conveyor:
         poll.register(self.receiving.fileno(), select.POLLIN)
         return bool(poll.poll(0))
 
+    @property
+    def broken(self) -> bool:
+        """Whether an instance has shut it down (shutdown(2)): nothing goes through it any more."""
+        poll = select.poll()
+        poll.register(self.receiving.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+
     def watch(self, wanted: Callable[[], object]) -> None:
         """Call `wanted` once, when something waits in the queue."""
-        if self._watched:
+        if self._watched or self.broken:  # that would be readable for ever
             return
         self._watched = True
 
-        def readable(_: int) -> None:
+        def readable(events: int) -> None:
             self.unwatch()
-            wanted()
+            if not events & EPOLLRDHUP:
+                wanted()
 
-        self._loop.watch(self.receiving.fileno(), EPOLLIN, readable)
+        self._loop.watch(self.receiving.fileno(), EPOLLIN | EPOLLRDHUP, readable)
 
     def unwatch(self) -> None:
         if self._watched:
@@ -66,9 +74,7 @@ class Conveyor:
         dont_wait = socket.MSG_DONTWAIT
         while True:
             try:
-                received = receive_with_fds(
-                    self.receiving.fileno(), wire.MAX_DATAGRAM, wire.MAX_CONNECTIONS, dont_wait
-                )
+                received = receive_with_fds(self.receiving.fileno(), wire.MAX_DATAGRAM, wire.MAX_CONNECTIONS, dont_wait)
             except BlockingIOError:
                 return count
             except Truncated:

@@ -62,6 +62,9 @@ class Supervised:
         return self._conveyor_made().sending.dup()
 
     def _conveyor_made(self) -> Conveyor:
+        if self._conveyor is not None and self._conveyor.broken:  # whoever holds the old one asks for this one
+            self._conveyor.close()
+            self._conveyor = None
         if self._conveyor is None:
             self._conveyor = Conveyor.make(self._loop)
             self._keep_conveyor()

@@ -150,6 +150,7 @@ class Zygote:
             raise Refused(
                 "warm", f"its files could not be detached after loading: {error}; see: fildes doctor"
             ) from error
+        _end_descendants(self.pid, namespace)  # a fork that was let through just before the gate closed
         self.phases["ratchet"] = (time.monotonic() - began) * 1e3
 
     # — orders —

@@ -20,7 +20,7 @@ from typing import Any, Final
 MAX_DATAGRAM: Final = 128 * 1024  # bytes
 MAX_FDS: Final = 64
 _MAX_PHASES: Final = 16
-_STEERING: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what would steer the terminal that shows it
+_STEERING: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # steers terminals; is no UTF-8
 
 
 class Malformed(ValueError):

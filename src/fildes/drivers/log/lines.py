@@ -9,12 +9,14 @@ an operator reads a tenant's log without being written to by it. What is not UTF
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Final
 
 LONGEST: Final = 8192  # bytes of a line; a longer one is broken into several
 SYSTEM: Final = b"fildes"
 
+_C1: Final = re.compile(rb"\xc2[\x80-\x9f]")  # U+0080…U+009F: with these, too, some terminals are steered
 _HARMLESS: Final = bytes(b if (b >= 32 and b != 127) or b in b"\n\t" else ord("?") for b in range(256))
 
 
@@ -38,6 +40,8 @@ def stamped(data: bytes, prefix: bytes) -> bytes:
     if not data:
         return b""
     text = data.replace(b"\r\n", b"\n").translate(_HARMLESS).removesuffix(b"\n")
+    if b"\xc2" in text:
+        text = _C1.sub(b"?", text)
     lines = text.split(b"\n")
     if len(max(lines, key=len)) > LONGEST:
         lines = [line[at : at + LONGEST] for line in lines for at in range(0, len(line) or 1, LONGEST)]
