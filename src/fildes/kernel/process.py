@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import signal
 import socket
 import struct
@@ -71,6 +72,13 @@ def pidfd_send_signal(pidfd: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process behind a pidfd (borrowed) has ended; pidfd_open(2): it polls as readable then."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def pidfd_pid(pidfd: int) -> int:

@@ -200,11 +200,12 @@ class Supervised:
             raise
         zygote.phases = phases | zygote.phases
         zygote.held[log_name] = "runtime: its log"
-        self._take_up(zygote)
         self._store.deposit(f"{self._key('zygote')}.{zygote.threads}", held_as_blob(zygote.held), zygote.descriptors)
+        self._take_up(zygote)
 
     def _take_up(self, zygote: Zygote) -> None:
         self.zygote = zygote
+        self._new_oom_kills()
         if zygote.threads > 1:
             self.note = "it starts threads while it loads, so each instance loads it anew: starts are slower"
         zygote.on_exited = self._on_exit_word
@@ -238,7 +239,6 @@ class Supervised:
                 kit.cgroup = self._resources.instance_cgroup(self.zygote.cgroup, kit.instance, self.release)
                 if kit.cgroup is not None and self.zygote.threads == 1:  # with threads it stays in the release's
                     kit.entrances = kit.cgroup.entrances()
-                self._oom_before = self.zygote.cgroup.oom_kills() if self.zygote.cgroup is not None else 0
                 self._kit = kit
         except Refused as refused:
             self.note = f"a grant could not be opened: {refused.text}"
@@ -325,8 +325,7 @@ class Supervised:
         self.instance = self._unexplained = None
         status = self._status if self._status is not None else 0 if instance.idle or instance.stopping else 9
         fine = instance.stopping or ((instance.idle or status == 0) and not self._left_undone(instance))
-        oom = self.zygote.cgroup.oom_kills() - self._oom_before if self.zygote and self.zygote.cgroup else 0
-        reason = plan.exit_sentence(status, oom)
+        reason = plan.exit_sentence(status, self._new_oom_kills())
         self._peer.tell("web.died", web.Died(self.release.id, instance.name, reason, max(instance.pid, 0)))
         if not fine:
             self.crashes += 1
@@ -339,6 +338,13 @@ class Supervised:
         """It ended at once, and what it was started for still waits: the next would do the same, as fast as we can."""
         soon = time.monotonic() - instance.timeline["ordered"] < LEAST_LIFE
         return soon and self._conveyor is not None and self._conveyor.waiting()
+
+    def _new_oom_kills(self) -> int:
+        """How many the release has had since this was asked last."""
+        if self.zygote is None or self.zygote.cgroup is None:
+            return 0
+        before, self._oom_before = self._oom_before, self.zygote.cgroup.oom_kills()
+        return self._oom_before - before
 
     def _over(self, event: Event) -> None:
         if event is Event.CRASHED and self.state is State.RUNNING and self._intensity.crashed(self._loop.time()):
@@ -362,7 +368,7 @@ class Supervised:
         if self.zygote is None:
             return
         expected = self.zygote.threads > 1
-        oom = self.zygote.cgroup.oom_kills() - self._oom_before if self.zygote.cgroup is not None else 0
+        oom = self._new_oom_kills()
         if self.instance is not None:
             self._status = self._status if self._status is not None else 9
             instance, self.instance = self.instance, None
@@ -464,7 +470,6 @@ class Supervised:
         cgroup = self._resources.cgroup_of(self.release)
         zygote = Zygote.adopt(self._loop, control, pidfd, listener, cgroup, threads, self._resources.exits)
         zygote.held = json.loads(deposit.blob)
-        self._oom_before = cgroup.oom_kills() if cgroup is not None else 0
         self._take_up(zygote)
         self.state = State.WARM
 

@@ -47,6 +47,7 @@ class Zygote:
         self._control = control
         self.cgroup = cgroup
         self._service = ""
+        self._how: Promise[str] = Promise(loop)  # it ended
         self.pid = -1
         self.status: int | None = None  # how it ended, waitpid(2)
         self.held: dict[str, str] = {}  # what it was given: name of the description → why
@@ -151,6 +152,9 @@ class Zygote:
                 "warm", f"its files could not be detached after loading: {error}; see: fildes doctor"
             ) from error
         _end_descendants(self.pid, namespace)  # a fork that was let through just before the gate closed
+        if process.has_ended(pidfd):
+            shown = f"what it printed shows: fildes logs {self._service}"
+            raise Refused("warm", f"it ended when it had loaded: {await self._how}; {shown}")
         self.phases["ratchet"] = (time.monotonic() - began) * 1e3
 
     # — orders —
@@ -247,6 +251,7 @@ class Zygote:
         self.status = await self._exits.of(self.pid)
         oom_kills = self.cgroup.oom_kills() if self.cgroup is not None else 0
         how = plan.exit_sentence(self.status, oom_kills) if self.status is not None else "nobody knows how"
+        self._how.resolve(how)
         self._fail_all(f"it ended while it loaded: {how}; what it printed shows: fildes logs {self._service}")
         self.on_gone()
 
