@@ -97,6 +97,24 @@ asgi.serve = serve
 """
 )
 
+# The zygote keeps a duplicate of all that its instances are given; each ends after one answer.
+HOARDING = """
+import asyncio, os
+import fildes.zygote.main as zygote
+real = zygote.Zygote._start
+def start(self, order, fds):
+    for group in fds.values():
+        for fd in group:
+            os.dup(fd.fileno())
+    real(self, order, fds)
+zygote.Zygote._start = start
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        await send({"type": "http.response.body", "body": b"hoarding"})
+        asyncio.get_running_loop().call_later(0.01, os._exit, 0)
+"""
+
 # Once its instance runs, the zygote does one thing, as fast as it can.
 FLOODING = (
     HONEST
@@ -230,6 +248,26 @@ def test_a_flood_does_not_use_up_the_orchestrator(node: Node, tmp_path: Path, fl
     assert node.request(host="honest.localhost").body == b"honest"
     time.sleep(max(0.0, began + 2 - time.monotonic()))  # the span that is measured
     assert (cpu_seconds(orchestrator) - before) / (time.monotonic() - began) < 0.5
+
+
+def test_what_a_zygote_keeps_uses_up_nobodys_descriptors(node: Node, tmp_path: Path) -> None:
+    node.fildes("publish", make(tmp_path / "hoarding", HOARDING))
+
+    def held() -> int:
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in (node.init, *node.daemons().values()))
+
+    def started() -> int:
+        return int(node.fildes("ps").stdout.splitlines()[1].split()[3])
+
+    for _ in range(20):
+        assert node.request(host="hoarding.localhost").status == 200
+        assert eventually(lambda: "warm" in node.fildes("ps").stdout)
+    before = held()
+    for _ in range(20):
+        assert node.request(host="hoarding.localhost").status == 200
+        assert eventually(lambda: "warm" in node.fildes("ps").stdout)
+    assert started() > 30
+    assert held() < before + 10
 
 
 def test_releases_share_no_description(house: Node, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ DAEMON: Final = Limits(
 TENANT: Final = Limits(
     in_flight=16, queued=64, queued_bytes=256 << 10, queued_fds=16, unread_fds=16, rate=2000, burst=500, rounds=4
 )
+CHANNELS: Final = 16  # of one release, the newest; it has one instance, one being prepared, and some that drain
 STRIKES: Final = 16  # datagrams that were no message, before a tenant's channel is closed
 
 

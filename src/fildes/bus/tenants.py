@@ -10,7 +10,7 @@ import msgspec
 from fildes.bus import grants
 from fildes.bus.denials import Denials
 from fildes.bus.introduce import Introducer
-from fildes.bus.quota import TENANT, Limits
+from fildes.bus.quota import CHANNELS, TENANT, Limits
 from fildes.bus.tenant import Identity, Tenant
 from fildes.daemon.peer import Empty, Peer, Refused
 from fildes.daemon.store import Deposit, Store
@@ -89,7 +89,16 @@ class Tenants:
             close_all((ours, theirs))
             raise
         self._adopt(key, identity, ours)
+        self._end_oldest(asked.release)
         return theirs
+
+    def _end_oldest(self, release: str) -> None:
+        """A zygote sees every channel of its instances, and one that keeps them all would use up our descriptors."""
+        keys = self._of_release[release]
+        while len(keys) > CHANNELS:
+            oldest = min(keys, key=lambda key: int(key.removeprefix("channel.")))
+            self._by_key[oldest].end()
+            self._drop(oldest)
 
     def restore(self, deposits: list[Deposit]) -> None:
         """Take over what a killed bus left. Consumes the deposits."""
