@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fildes.runtime import websocket
+from fildes.runtime import frameworks, websocket
 from fildes.runtime.date import Dater
 from fildes.runtime.kit import Kit
 from fildes.runtime.lifespan import Lifespan, StartupFailed
@@ -71,6 +71,7 @@ def load(settings: dict[str, Any]) -> Program:
         if prefix in sys.modules:
             with contextlib.suppress(ImportError):
                 importlib.import_module("anyio._backends._asyncio" if prefix == "anyio" else prefix)
+    frameworks.warm()
     now = open_numbers()
     serving = Serving(loop, program, settings)
     # What the program itself opened while it was imported is the program's.
