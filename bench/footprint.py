@@ -13,16 +13,16 @@ from bench.rows import Row, size
 from bench.stand import Effort, Stand
 
 _SETTLE = 0.2  # seconds after an answer
-_TIMES = 8  # the kernel charges a cgroup in steps of some hundred KiB: one look is not enough
 
 
 def rows(stand: Stand, effort: Effort) -> Iterator[Row]:
     for app, label in (("small", "small ASGI"), ("fast", "FastAPI")):
         goal = (1.2 if sys.version_info >= (3, 12) else 2.5) if app == "fast" else None
-        yield _instance(stand, app, label, goal)
+        yield _instance(stand, app, label, goal, effort.looks)
     for app in ("small", "fast"):
         stand.stop(app)
-    pids = [stand.node.pid, stand.node.init, *stand.node.daemons().values()]
+    names = {"up": stand.node.pid, "init": stand.node.init, **stand.node.daemons()}
+    pids = list(names.values())
     total = proc.pss(pids)
     yield Row(
         f"memory of the node itself, idle: {len(pids)} processes (sum of PSS)",
@@ -31,15 +31,19 @@ def rows(stand: Stand, effort: Effort) -> Iterator[Row]:
         met=total <= 100 << 20,
     )
     _quiet(pids)
-    before = proc.switches(pids)
+    before = {name: proc.switches([pid]) for name, pid in names.items()}
     time.sleep(effort.calm)
-    woken = proc.switches(pids) - before
-    yield Row(f"wake-ups of all of them in {effort.calm:g} s, idle", str(woken), goal="0", met=woken == 0)
+    woken = {name: proc.switches([pid]) - before[name] for name, pid in names.items()}
+    who = ", ".join(f"{name} {count}" for name, count in woken.items() if count)
+    total = sum(woken.values())
+    yield Row(
+        f"wake-ups of all of them in {effort.calm:g} s, idle", f"{total}: {who}" if who else "0", "", "0", total == 0
+    )
 
 
-def _instance(stand: Stand, app: str, label: str, goal: float | None) -> Row:
+def _instance(stand: Stand, app: str, label: str, goal: float | None, looks: int) -> Row:
     deltas = []
-    for _ in range(_TIMES):
+    for _ in range(looks):
         stand.get(app)
         group = proc.cgroup(stand.running(app).zygote)
         stand.stop(app)

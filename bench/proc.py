@@ -36,6 +36,11 @@ def switches(pids: Iterable[int]) -> int:
     return total
 
 
+def ran(pid: int) -> float:
+    """Milliseconds of CPU that its first thread has had so far; finer than the ticks of /proc/PID/stat."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e6
+
+
 def cgroup(pid: int) -> Path | None:
     """The directory by which its memory is accounted: cgroup v1's controller, or v2; None if there is neither."""
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():

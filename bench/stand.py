@@ -26,13 +26,26 @@ class Effort:
     waves: int = 9
     seconds: float = 2.0  # of load, for each figure
     rounds: int = 3  # each server's best of so many, in turn: what a shared machine does to one, it does to all
+    looks: int = 9  # at an instance's memory: a cgroup is charged in steps of some hundred KiB
     calm: float = 10.0  # seconds that wake-ups are counted
     ups: int = 5
     commands: int = 10
     idle: int = 10_000  # connections
 
 
-QUICK = Effort(starts=40, execs=3, many=30, waves=3, seconds=0.6, rounds=1, calm=3.0, ups=1, commands=5, idle=2000)
+QUICK = Effort(
+    starts=40,
+    execs=3,
+    many=20,
+    waves=3,
+    seconds=1.0,
+    rounds=1,
+    looks=3,
+    calm=3.0,
+    ups=1,
+    commands=5,
+    idle=2000,
+)
 
 
 class Missing(Exception):
@@ -46,6 +59,7 @@ class Start:
     connected: float
     answered: float
     timeline: dict[str, float]
+    cpu: dict[str, float]  # ms, by process
 
     @property
     def ms(self) -> float:
@@ -112,6 +126,14 @@ class Stand:
             raise RuntimeError(f"{service} ended while it was looked at")
         return Running(*[pid for pid in found if pid is not None])
 
+    def zygote(self, service: str) -> int:
+        """The pid of a warm service's."""
+        state, pids = self._ps(service)
+        pid: int | None = pids[state["zygote"]] if state["zygote"] is not None else None
+        if pid is None:
+            raise RuntimeError(f"{service} has no zygote: {state['note']}")
+        return pid
+
     def timeline(self, service: str) -> dict[str, float]:
         timeline: dict[str, float] = self._ps(service)[0]["instances"][0]["timeline"]
         return timeline
@@ -134,7 +156,7 @@ class Stand:
             answered = time.monotonic()
         if not head.startswith(b"HTTP/1.1 200 "):
             raise RuntimeError(f"{service} answered {head[:80]!r}")
-        return Start(began, answered, {})
+        return Start(began, answered, {}, {})
 
 
 def request(service: str) -> bytes:

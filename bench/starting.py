@@ -46,13 +46,22 @@ def rows(stand: Stand, effort: Effort) -> Iterator[Row]:
             p50 <= middle and p99 <= worst,
         )
         yield Row("— when, since the connect (medians)", _phases(starts))
+        parts = {name: statistics.median(start.cpu[name] for start in starts) for name in starts[0].cpu}
+        spent = ", ".join(f"{name} {used:.2f}" for name, used in parts.items())
+        yield Row("— CPU spent on it (medians)", f"{sum(parts.values()):.2f} ms: {spent}")
 
 
 def _from_zero(stand: Stand, service: str) -> Start:
+    zygote = stand.zygote(service)
     stand.stop(service)
     time.sleep(_PAUSE)
+    daemons = stand.node.daemons()
+    took_part = {"door": daemons["web"], "orchestrator": daemons["orchestrator"], "zygote": zygote}
+    before = {name: proc.ran(pid) for name, pid in took_part.items()}
     start = stand.get(service)
-    return replace(start, timeline=stand.timeline(service))
+    cpu = {name: proc.ran(pid) - before[name] for name, pid in took_part.items()}
+    cpu["instance"] = proc.ran(stand.running(service).instance)
+    return replace(start, timeline=stand.timeline(service), cpu=cpu)
 
 
 def _phases(starts: Sequence[Start]) -> str:
@@ -100,7 +109,7 @@ def hundred(stand: Stand, effort: Effort) -> Iterator[Row]:
         list(publishers.map(lambda name: stand.publish_copy(Path(scratch), "small", name), names))
     took: list[float] = []
     memory: list[int] = []
-    group = proc.cgroup(stand.running(names[0]).zygote)
+    group = proc.cgroup(stand.zygote(names[0]))
     services = group.parent if group is not None else None
     for _ in range(effort.waves):
         for name in names:
