@@ -209,3 +209,23 @@ def test_kill_9_of_the_command_line(house: Node, tmp_path: Path, after: float) -
     releases = json.loads(house.fildes("releases", "orphan", "--json").stdout)["releases"]
     assert [r["state"] for r in releases if r["state"] == "candidate"] == []
     house.fildes("rm", "orphan")
+
+
+# — a second node on the same state —
+
+
+def test_up_twice(house: Node) -> None:
+    daemons = house.daemons()
+    done = house.fildes("up", "--http", "127.0.0.1:0", check=False, timeout=20)
+    assert done.returncode == 1
+    assert f"a node runs there already, as process {house.pid}: end it with `fildes down" in done.stderr
+    assert house.daemons() == daemons
+    assert house.fildes("ps").returncode == 0
+
+
+@pytest.mark.parametrize("words", [["--load-limit", "0"], ["--load-limit", "soon"], ["--http", "nowhere:x"]])
+def test_up_with_options_that_can_not_be(tmp_path: Path, house: Node, words: list[str]) -> None:
+    done = house.fildes("up", "--state", str(tmp_path / "other"), *words, check=False, timeout=20)
+    assert done.returncode in (1, 2)
+    assert words[0] in done.stderr or words[1] in done.stderr
+    assert "Traceback" not in done.stderr
