@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import socket
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -268,6 +270,27 @@ def test_what_a_zygote_keeps_uses_up_nobodys_descriptors(node: Node, tmp_path: P
         assert eventually(lambda: "warm" in node.fildes("ps").stdout)
     assert started() > 30
     assert held() < before + 10
+
+
+def test_of_a_proxys_connection_a_program_gets_one_request(start_node: Callable[..., Node], tmp_path: Path) -> None:
+    """What comes next on it may be another client's, and meant for another owner."""
+    node = start_node(arguments=["--proxy", "127.0.0.0/8"])
+    for name in ("first", "second"):
+        node.fildes("publish", make(tmp_path / name, HONEST))
+    ask = b"GET / HTTP/1.1\r\nHost: %b.localhost\r\n\r\n"
+    for pieces in ([ask % b"first" + ask % b"second"], [ask % b"first", ask % b"second"]):
+        with socket.create_connection(node.addresses[0], timeout=15) as client:
+            said = b""
+            for piece in pieces:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    client.sendall(piece)
+                    said += client.recv(65536)
+            with contextlib.suppress(ConnectionResetError):
+                while more := client.recv(65536):
+                    said += more
+        assert said.count(b"HTTP/1.1 200") == 1
+        assert b"connection: close" in said.lower()
+    assert node.request(host="second.localhost").body == b"honest"
 
 
 def test_releases_share_no_description(house: Node, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import ipaddress
 import os
 
 from fildes.cli._shared import Trouble, state_of
@@ -38,6 +39,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="how long a program may take to load before its publish fails (default: 60)",
     )
+    parser.add_argument(
+        "--proxy",
+        metavar="NETWORK",
+        action="append",
+        default=[],
+        help="where connections come from a proxy that sends requests of several clients over one, for example "
+        "127.0.0.1: of each only one request is passed on, so that no program reads what is meant for another",
+    )
     parser.add_argument("--ready-fd", metavar="N", type=int, help="write a byte to this descriptor when serving")
     parser.add_argument("--table", default=None, help=argparse.SUPPRESS)  # other daemons, for tests of init
 
@@ -63,11 +72,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, object]:
-    settings = {"index": _index(args.index, args.index_host)}
+    settings: dict[str, object] = {"index": _index(args.index, args.index_host)}
     if args.load_limit is not None:
         if not args.load_limit > 0:
             raise Trouble(f"--load-limit {args.load_limit:g}: expected a number of seconds above 0, for example 60")
         settings["load_limit"] = args.load_limit
+    try:
+        settings["proxies"] = [str(ipaddress.ip_network(network, strict=False)) for network in args.proxy]
+    except ValueError as error:
+        raise Trouble(f"--proxy: {error}; write an address or a network, like 192.0.2.7 or 10.0.0.0/24") from error
     return settings
 
 

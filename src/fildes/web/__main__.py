@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+from ipaddress import ip_network
 from typing import Final
 
 import msgspec
@@ -187,6 +188,7 @@ def main(inheritance: Inheritance) -> None:
     store = Store(loop, inheritance.store)
     listening = [fd for name, fd in sorted(inheritance.fds.items()) if name.startswith("http")]
     web = Web(loop, peer, store, listening, limits)
+    web.door.proxies = tuple(ip_network(network) for network in inheritance.settings.get("proxies", ()))
     loop.signals([signal.SIGTERM], lambda _: web.stop())
     confine("web")
     loop.spawn(web.start())

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
 from fildes.daemon.deadlines import Deadlines
@@ -65,6 +66,7 @@ class Door:
         self.wanted = wanted
         self.dropped = dropped
         self.table = Table(-1)
+        self.proxies: tuple[IPv4Network | IPv6Network, ...] = ()  # whose connections carry requests of many clients
         self.stale = False  # the table is an old one: what it does not name may exist
         self.answers = Answers(loop, limits.refused)
         self.exchange = Exchange(loop, limits, self)
@@ -238,10 +240,15 @@ class Door:
             self.overdue(conveyor, parcel)
         elif conveyor.retired or hops >= MOST_HOPS:
             self._park(conveyor, parcel)
-        elif match.shared or (conveyor.release == STATIC and origin is not None and origin.release != STATIC):
+        elif match.shared or self._must_relay(conveyor, peer, origin):
             self.relays.start(parcel, head, conveyor, self.exchange.post)
         else:
             self.exchange.post(conveyor, parcel)
+
+    def _must_relay(self, conveyor: Conveyor, peer: bytes, origin: Conveyor | None) -> bool:
+        if conveyor.release == STATIC:  # no tenant: only one that held the connection before is feared
+            return origin is not None and origin.release != STATIC
+        return bool(self.proxies) and any(ip_address(peer.split()[0].decode()) in network for network in self.proxies)
 
     def _park(self, conveyor: Conveyor, parcel: Parcel) -> None:
         """Its release wants no connections: the catalogue may be about to name another."""
