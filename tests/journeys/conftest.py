@@ -7,7 +7,7 @@ import io
 import json
 import os
 import subprocess
-import time
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 APPS = Path(__file__).parent / "apps"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def town() -> Iterator[Node]:
     """A node for whoever publishes under names of their own. Nothing may go wrong in it unseen."""
     with Node() as node:
@@ -101,8 +101,6 @@ class Listener:
     """A command of the CLI that goes on, and what it printed: `fildes logs -f`."""
 
     def __init__(self, node: Node, *words: str) -> None:
-        import sys
-
         environment = os.environ | {"FILDES_STATE": str(node.state)}
         command = [sys.executable, "-m", "fildes.cli", *words]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
@@ -117,21 +115,18 @@ class Listener:
         self._process.kill()
         self._process.communicate()
 
+    def now(self) -> str:
+        """All that was printed until now."""
+        assert self._process.stdout is not None
+        self.heard += (self._process.stdout.read() or b"").decode()
+        return self.heard
+
     def hears(self, text: str, timeout: float = 10.0) -> str:
-        """All that was printed, as soon as `text` is in it."""
-
-        def there() -> bool:
-            assert self._process.stdout is not None
-            self.heard += (self._process.stdout.read() or b"").decode()
-            return text in self.heard
-
-        eventually(there, timeout, f"{text!r} in:\n{self.heard}")
+        """All that was printed, as soon as a whole line with `text` is in it."""
+        eventually(lambda: self.now().rpartition("\n")[0].find(text) >= 0, timeout, f"{text!r} is printed")
         return self.heard
 
     def ends(self, timeout: float = 10.0) -> int:
         """Its exit status."""
-        deadline = time.monotonic() + timeout
-        while self._process.poll() is None:
-            self.hears("", deadline - time.monotonic())
-            assert time.monotonic() < deadline, "it goes on"
+        eventually(lambda: (self.now(), self._process.poll())[1] is not None, timeout, "it ends")
         return self._process.returncode

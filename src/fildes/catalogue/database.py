@@ -38,19 +38,25 @@ class Database(Lookup):
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO owner VALUES (?, ?)", (owner, _encoder.encode(policy)))
 
-    def set_secret(self, owner: str, service: str, name: str, value: bytes) -> None:
+    def set_secret(self, owner: str, service: str, name: str, value: bytes) -> Change:
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?)", (owner, service, name, value))
+            change = self._renewed(service)
         self._forget()
+        return change
 
-    def remove_secret(self, owner: str, service: str, name: str) -> bool:
+    def remove_secret(self, owner: str, service: str, name: str) -> Change:
         with self._transaction():
-            done = self._db.execute(
-                "DELETE FROM secret WHERE owner = ? AND service = ? AND name = ?", (owner, service, name)
-            )
-            removed = done.rowcount > 0
+            self._db.execute("DELETE FROM secret WHERE owner = ? AND service = ? AND name = ?", (owner, service, name))
+            change = self._renewed(service)
         self._forget()
-        return removed
+        return change
+
+    def _renewed(self, service: str) -> Change:
+        """Its current release once more: who holds what was opened for it (descriptors in stock) opens that anew."""
+        current = self.current(service)
+        after, number = self._next_number()
+        return Change(after, number, [current.release("current")] if current is not None else [], [], [])
 
     def _forget(self) -> None:
         """Old values leave the log as well (secure_delete has overwritten them in the file)."""

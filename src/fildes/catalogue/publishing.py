@@ -53,7 +53,7 @@ class Publishing:
             self._abandon(*passing)
         lost = self.objects.sweep(self.db.objects())
         number = self.db.number()
-        self._announce(Change(number, number, [], [], []))
+        self.announce(Change(number, number, [], [], []))
         return lost
 
     async def publish(self, asked: Asked[Publish]) -> Published:
@@ -108,7 +108,7 @@ class Publishing:
             except NoSpace:
                 self.objects.spend_spare()
                 change, count = self.db.remove(service)
-            self._announce(change)
+            self.announce(change)
             self.objects.keep_spare()
         self.loop.spawn(self._forget_log(service))
         return Removed(service=service, releases=count)
@@ -152,19 +152,20 @@ class Publishing:
         except BaseException:
             self._abandon(new.id)
             raise
-        self._announce(change)
+        self.announce(change)
         watch.lap("switch")
         return self._published(new, watch)
 
     def _abandon(self, *ids: str) -> None:
         try:
-            self._announce(self.db.abandon(list(ids)))
+            self.announce(self.db.abandon(list(ids)))
         except (NoSpace, BadState) as error:
             # Its files and its zygote cost room until then, and nothing else.
             self.loop.on_error(error)
             self.loop.call_later(AGAIN_SECONDS, lambda: self._abandon(*ids))
 
-    def _announce(self, change: Change) -> None:
+    def announce(self, change: Change) -> None:
+        """Tell all subscribers, and let go of files that nobody needs now."""
         for audience in AUDIENCES:
             delta = view.delta(audience, change.after, change.number, change.put, change.gone)
             self.peer.tell(f"{audience}.delta", delta)

@@ -124,7 +124,7 @@ class Verbs:
                 raise Refused("malformed", f"the secret's value: {error}") from error
         if not data:
             raise Refused("malformed", "the secret's value is empty; to take it away: fildes secret rm")
-        self.db.set_secret(owner, body.service, body.name, data)
+        self.publishing.announce(self.db.set_secret(owner, body.service, body.name, data))
         return wire.Done()
 
     async def secret_rm(self, asked: Asked[wire.SecretRemove]) -> wire.Done:
@@ -135,7 +135,7 @@ class Verbs:
             hint = did_you_mean(body.name, names)
             text = f"{body.service} has no secret {quote(body.name)}"
             raise Refused("not-found", f"{text}; {hint}" if hint else text)
-        self.db.remove_secret(owner, body.service, body.name)
+        self.publishing.announce(self.db.remove_secret(owner, body.service, body.name))
         return wire.Done()
 
     async def secret_list(self, asked: Asked[wire.SecretList]) -> wire.SecretNames:

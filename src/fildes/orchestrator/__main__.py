@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from functools import partial
 
 import msgspec
 
@@ -80,6 +81,9 @@ class Orchestrator:
             self._retire(gone)
         for release in delta.put:
             self._releases[release.id] = release
+            supervised = self._supervised.get(release.id)
+            if supervised is not None:
+                supervised.renew()
 
     def _retire(self, release: str) -> None:
         supervised = self._supervised.get(release)
@@ -133,12 +137,19 @@ class Orchestrator:
         return Empty(), [memfd.sealed("ps", msgspec.msgpack.encode(orchestrator.PsReply(states)))]
 
     def _of(self, release: Release) -> Supervised:
-        supervised = self._supervised.get(release.id)
-        if supervised is None:
-            supervised = Supervised(self._loop, self._peer, self._store, self._resources, release)
-            supervised.on_retired = lambda: self._supervised.pop(release.id, None)
-            self._supervised[release.id] = supervised
-        return supervised
+        found = self._supervised.get(release.id)
+        if found is not None and found.state is not State.RETIRED:
+            return found
+        new = self._supervised[release.id] = Supervised(self._loop, self._peer, self._store, self._resources, release)
+        new.on_retired = partial(self._forget, new)
+        if found is not None:  # a rollback, while the last one still finishes
+            found.step_aside()
+            new.reopen()
+        return new
+
+    def _forget(self, supervised: Supervised) -> None:
+        if self._supervised.get(supervised.release.id) is supervised:
+            del self._supervised[supervised.release.id]
 
     @staticmethod
     def _state(release: Release, supervised: Supervised | None) -> orchestrator.ServiceState:

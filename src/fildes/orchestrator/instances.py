@@ -131,6 +131,10 @@ class Instance:
             self._key, held_as_blob(self.held), [self._handle, *([self._pidfd] if self._pidfd is not None else [])]
         )
 
+    def forget(self) -> None:
+        """A successor of this daemon need not know of it: it ends when its handle does."""
+        self._store.drop(self._key)
+
     def adopt(self, pidfd: Fd | None) -> None:
         """Take up one that lived through a restart of this daemon."""
         if pidfd is not None:
@@ -153,7 +157,7 @@ class Instance:
             return
 
     def close(self) -> None:
-        self._store.drop(self._key)
+        self.forget()
         self._loop.unwatch(self._handle.fileno())
         self._handle.close()
         if self._pidfd is not None:

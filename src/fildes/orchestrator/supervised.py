@@ -52,6 +52,8 @@ class Supervised:
         self._unexplained: Timer | None = None  # the instance is gone, and the zygote has not said how
         self._oom_before = 0
         self._wanted_at = 0.0
+        self._edition = 0  # of what the grants open
+        self._aside = False  # a successor has its name
 
     # — what others ask —
 
@@ -117,8 +119,7 @@ class Supervised:
         was_halted = self.state is State.HALTED
         self._happened(Event.STOP)
         if was_halted and self._conveyor is not None:
-            reopened = web.Conveyor(self.release.id, self.release.service)
-            self._peer.tell("web.conveyor", reopened, [self._conveyor.sending.dup()])
+            self.reopen()
             self._keep_conveyor()
         if self.instance is not None:
             await self.instance.over
@@ -130,6 +131,30 @@ class Supervised:
         self._happened(Event.RETIRE)
         if self.zygote is None and self.instance is None:
             self._end()
+
+    def renew(self) -> None:
+        """What its grants open may be another now (a secret was set): what lies in stock is not given out any more."""
+        self._edition += 1
+        if self._kit is not None:
+            self._kit.close()
+            self._kit = None
+        self._prepare()
+
+    def reopen(self) -> None:
+        """The door was told that this release takes nothing any more: it gets the conveyor unasked."""
+        reopened = web.Conveyor(self.release.id, self.release.service)
+        self._peer.tell("web.conveyor", reopened, [self._conveyor_made().sending.dup()])
+
+    def step_aside(self) -> None:
+        """A retired release is wanted again before it has ended: another Supervised has its conveyor, its cgroup and
+        its places in the store from now on; this one finishes what it has."""
+        self._drop_conveyor()
+        if self.instance is not None:
+            self.instance.forget()
+        if self.zygote is not None:
+            self._store.drop(f"{self._key('zygote')}.{self.zygote.threads}")
+            self.zygote.cgroup = None
+        self._aside = True
 
     # — the plan, carried out —
 
@@ -231,7 +256,12 @@ class Supervised:
 
     async def _prepare_kit(self) -> None:
         try:
+            edition = self._edition
             kit = await prepare(self._peer, self.release)
+            while edition != self._edition:
+                edition = self._edition
+                kit.close()
+                kit = await prepare(self._peer, self.release)
             if self.zygote is None:
                 kit.close()
             else:
@@ -422,16 +452,20 @@ class Supervised:
             zygote.on_gone = lambda: None  # what is said of it later is not about the next one
             zygote.kill()
             zygote.close()
-            self._store.drop(f"{self._key('zygote')}.{zygote.threads}")
+            if not self._aside:
+                self._store.drop(f"{self._key('zygote')}.{zygote.threads}")
             self._resources.remove_cgroup(zygote.cgroup)
 
     def _forget(self) -> None:
+        self._drop_conveyor()
+        self.on_retired()
+
+    def _drop_conveyor(self) -> None:
         if self._conveyor is not None:
             self._conveyor.hand_back()
             self._conveyor.close()
             self._conveyor = None
             self._store.drop(self._key("conveyor"))
-        self.on_retired()
 
     def _hand_back(self) -> None:
         if self._conveyor is not None:

@@ -28,8 +28,9 @@ def node(start_node: Callable[..., Node]) -> Node:
     return start_node()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def house() -> Iterator[Node]:
-    """A node that tests share: each leaves it as it was, but for services of its own. Programs have 3 s to load."""
+    """A node that a package's tests share: each leaves it as it was, but for services of its own. Programs have 3 s to
+    load."""
     with Node(arguments=["--load-limit", "3"]) as node:
         yield node
