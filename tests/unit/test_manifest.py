@@ -182,10 +182,15 @@ def test_runtimes_to_come_are_named() -> None:
     assert got == ['fildes.toml:2: runtime: runtime "wsgi" comes later: this version runs asgi and static']
 
 
+def test_a_service_that_says_no_host_has_its_name_below_localhost() -> None:
+    assert read(b'name = "a"\nruntime = "asgi"\nentry = "m:app"').hosts == ["a.localhost"]
+    assert read(b'name = "a"\nruntime = "static"').hosts == ["a.localhost"]
+    assert read(b'name = "a"\nruntime = "asgi"\nentry = "m:app"\n[offers]\nto = ["b"]').hosts == []
+
+
 def test_what_nobody_could_reach() -> None:
-    assert "nobody could reach" in refused('name = "a"\nruntime = "asgi"\nentry = "m:app"')[0]
-    assert 'hosts = ["a.localhost"]' in refused('name = "a"\nruntime = "static"\n[offers]\nto = ["b"]')[0]
-    read(b'name = "a"\nruntime = "asgi"\nentry = "m:app"\n[offers]\nto = ["b"]')
+    assert "nobody could reach" in refused('name = "a"\nruntime = "asgi"\nentry = "m:app"\nhosts = []')[0]
+    assert 'hosts = ["a.localhost"]' in refused('name = "a"\nruntime = "static"\nhosts = []')[0]
 
 
 def test_entry() -> None:

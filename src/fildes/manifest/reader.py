@@ -101,7 +101,9 @@ class _Reader:
         offers = self._offers()
         limits = self._limits()
         env = self._env()
-        if not self.problems:
+        if "hosts" not in self.tree and (runtime == "static" or not offers):
+            hosts = [f"{name}.localhost"]
+        elif not self.problems:
             self._reachable(name, runtime, hosts, offers)
         return Manifest(
             name=name,
@@ -222,11 +224,10 @@ class _Reader:
     def _reachable(self, name: str, runtime: str, hosts: list[str], offers: list[str]) -> None:
         if hosts or (offers and runtime != "static"):
             return
-        text = "nobody could reach this service: hosts is missing"
         hint = f'write hosts = ["{name}.localhost"]'
         if runtime != "static":
-            text, hint = f"{text}, and so is [offers]", f"{hint}, or [offers] with the services that may connect"
-        self._wrong(("hosts",), text, hint)
+            hint += ", or [offers] with the services that may connect"
+        self._wrong(("hosts",), "nobody could reach this service: hosts is empty", hint)
 
     # — taking values —
 
