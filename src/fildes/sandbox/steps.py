@@ -71,7 +71,10 @@ class Separate:
         uid, gid = os.geteuid(), os.getegid()
         namespaces.unshare(self.flags)
         if self.flags & namespaces.CLONE_NEWUSER:
+            # The files of /proc/self are root's in a process that is not dumpable, as daemons are not (proc(5)).
+            process.set_dumpable(True)
             namespaces.write_id_maps("self", f"0 {uid} 1", f"0 {gid} 1", deny_setgroups=True)
+            process.set_dumpable(False)
 
 
 @dataclass(frozen=True)
