@@ -307,8 +307,9 @@ def test_stop_ends_a_program_that_never_said_who_it_is(node: Node, tmp_path: Pat
     ],
 )
 def test_a_flood_does_not_use_up_the_orchestrator(node: Node, tmp_path: Path, flood: str) -> None:
-    node.fildes("publish", make(tmp_path / "flooding", FLOODING, FLOOD=flood))
-    assert node.request(host="flooding.localhost").status in (200, 502)
+    # It may be ended for it before its first instance is ready: then it is not even published.
+    node.fildes("publish", make(tmp_path / "flooding", FLOODING, FLOOD=flood), check=False)
+    assert node.request(host="flooding.localhost").status in (200, 404, 502, 503)
     orchestrator = node.daemons()["orchestrator"]
     before, began = cpu_seconds(orchestrator), time.monotonic()
     node.fildes("publish", make(tmp_path / "honest", HONEST))
