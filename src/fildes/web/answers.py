@@ -36,6 +36,10 @@ class Answers:
             sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             if not passed:
                 sock.shutdown(socket.SHUT_WR)
+            elif not _has_unread(sock):
+                # It can't be shut down, but closed: if nobody else holds it any more, that ends it.
+                close_passed(number)
+                return
         except OSError:  # the client is gone, or doesn't read: nobody to tell
             close_passed(number)
             return
@@ -93,3 +97,10 @@ class Answers:
         """Close all at once."""
         while (number := self._deadlines.oldest()) is not None:
             self._close(number)
+
+
+def _has_unread(sock: socket.SocketType) -> bool:
+    try:
+        return bool(sock.recv(65536, socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return False

@@ -136,6 +136,7 @@ def test_a_large_body_for_nobody_does_not_reset_the_answer(door, kit):
         assert kit.read_all(client).startswith(b"HTTP/1.1 404 ")
 
 
+@pytest.mark.slow
 def test_a_slow_client_gets_408_and_costs_others_nothing(door, kit):
     instance = door.instance("aaaa")
     began = time.monotonic()

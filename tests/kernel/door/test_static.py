@@ -207,6 +207,7 @@ def test_heads_in_pieces(static, kit):
         assert kit.read_all(sock).endswith(b"body {}")
 
 
+@pytest.mark.slow
 def test_a_slow_head_gets_408(static, kit):
     with static.connect() as sock:
         sock.sendall(kit.get("s.test", "/style.css") + b"GET /")
