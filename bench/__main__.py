@@ -6,6 +6,7 @@ With --quick it takes a minute, and only prints. With names of sections, only th
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import traceback
@@ -38,9 +39,9 @@ def main() -> int:
     if unknown := set(args.sections) - set(SECTIONS):
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     effort = QUICK if args.quick else Effort()
-    about = machine.describe()
+    busy = os.getloadavg()[0]
     rows, failed = _measure(args.sections or list(SECTIONS), effort)
-    text = f"{about}\n\n{table(rows)}"
+    text = f"{machine.describe(busy)}\n\n{table(rows)}"
     print(text)
     if not (args.quick or args.sections or failed):
         promises.write(text)

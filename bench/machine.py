@@ -10,18 +10,17 @@ from importlib import metadata
 from pathlib import Path
 
 
-def describe() -> str:
-    """A paragraph of Markdown."""
+def describe(busy: float) -> str:
+    """A paragraph of Markdown; `busy` is the load average from before the first measurement."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
     versions = [f"{name} {metadata.version(name)}" for name in ("uvicorn", "granian", "fastapi", "uvloop", "httptools")]
     if nginx := _nginx():
         versions.append(f"nginx {nginx}")
-    busy = os.getloadavg()[0]
     return (
         f"Measured on {datetime.date.today():%-d %B %Y}: {_cpu()}, {len(os.sched_getaffinity(0))} cores, "
         f"{memory:.0f} GiB of memory, Linux {platform.release().partition('-')[0]} ({platform.machine()}), "
         f"CPython {platform.python_version()}, as {'root' if os.geteuid() == 0 else 'an ordinary user'}; "
-        f"{', '.join(versions)}. Load average when it began: {busy:.1f}."
+        f"{', '.join(versions)}. Load average {busy:.1f} when it began, {os.getloadavg()[0]:.1f} when it ended."
     )
 
 
