@@ -63,7 +63,7 @@ def _measure(names: list[str], effort: Effort) -> tuple[list[Row], bool]:
                 rows.append(Row(name, f"not measured: {missing}"))
             except Exception as error:  # one section's trouble is not the others'
                 traceback.print_exc()
-                rows.append(Row(name, f"not measured: {error}"))
+                rows.append(Row(name, f"not measured: {str(error).partition(chr(10))[0]}"))
                 failed = True
             print(f"bench: {name}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return rows, failed

@@ -72,9 +72,9 @@ def _instance(stand: Stand, app: str, label: str, goal: float | None, looks: int
 
 
 def _quiet(pids: list[int]) -> None:
-    """Wait until what was just asked of the node has settled; at most 5 s, then it is counted as it is."""
-    deadline = time.monotonic() + 5
+    """Wait until what was just asked of the node has settled; at most 15 s, then it is counted as it is."""
+    deadline = time.monotonic() + 15
     last = -1
     while time.monotonic() < deadline and (now := proc.switches(pids)) != last:
         last = now
-        time.sleep(0.5)
+        time.sleep(2.2)  # a stop is looked after for two seconds
