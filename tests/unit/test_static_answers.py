@@ -14,7 +14,7 @@ from fildes.pack.collect import Source
 from fildes.pack.writer import write
 from fildes.static.answer import _normal, answer
 from fildes.static.conditions import byte_range, http_date, parse_date
-from fildes.static.connections import Hot
+from fildes.static.hot import Hot
 from fildes.static.plan import WARM, Plan
 from fildes.static.sites import Site, Sites
 from fildes.static.types import UNKNOWN, content_type

@@ -18,7 +18,8 @@ from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import EPOLLIN, EPOLLOUT, Loop
 from fildes.pack.format import PackError
 from fildes.static import answer
-from fildes.static.connections import HELD, Connection, Connections
+from fildes.static.connection import HELD, Connection
+from fildes.static.connections import Connections
 from fildes.static.plan import Plan
 from fildes.static.sites import Site, Sites
 from fildes.wire import conveyor as wire
@@ -209,7 +210,7 @@ class Static:
         number, data = self._connections.release(connection)
         self._say(wire.encode_back(connection.serial, data), number)
 
-    # — deciding: connections.Decider —
+    # — deciding: connection.Decider —
 
     def plan(self, connection: Connection, head: Head) -> Plan | None:
         host = head.fields.host

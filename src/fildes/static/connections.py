@@ -10,113 +10,37 @@ import math
 import os
 import select
 import socket
-from collections import OrderedDict
-from typing import Final, Protocol
+from typing import Final
 
 from fildes.kernel.loop import EPOLLIN, EPOLLOUT, Loop
 from fildes.static import answer
+from fildes.static.connection import (
+    HEAD,
+    HEAD_SECONDS,
+    HELD,
+    IDLE,
+    IDLE_SECONDS,
+    LINGER_SECONDS,
+    LINGERING,
+    PATIENCE,
+    STALL_SECONDS,
+    WRITING,
+    Connection,
+    Decider,
+)
+from fildes.static.hot import Hot
 from fildes.static.plan import Plan, now
-from fildes.static.sites import Site
 from fildes.wire.http import Bad, Head, Incomplete, parse
 
-HEAD_SECONDS: Final = 10.0
-IDLE_SECONDS: Final = 75.0
-STALL_SECONDS: Final = 60.0  # a reader that takes nothing
-LINGER_SECONDS: Final = 2.0
 _SWEEP: Final = 1.0  # seconds at least between looks at who is late
 _READ: Final = 16 * 1024
 _PIECE: Final = 1 << 20  # of a file, before others get their turn
 _ROUNDS: Final = 4
 _EVENTS: Final = 128
-_HOT_ENTRIES: Final = 4096
-_HOT_BYTES: Final = 32 << 20
 _HOT_REQUEST: Final = 2048  # bytes of a request that is remembered
 _SECRET: Final = frozenset((b"cookie", b"authorization", b"proxy-authorization"))
 
 _SocketType = socket.SocketType
-
-
-class Connection:
-    """`serial`: the door's name for it. `since`: when it began to wait for what it waits for."""
-
-    __slots__ = (
-        "buffer",
-        "closing",
-        "count",
-        "fresh",
-        "number",
-        "offset",
-        "once",
-        "out",
-        "serial",
-        "since",
-        "site",
-        "state",
-    )
-
-    def __init__(self, number: int, serial: int, once: bool, since: float) -> None:
-        self.number = number
-        self.serial = serial
-        self.once = once  # its host has more routes than ours: what comes after the first request is the door's
-        self.fresh = True  # the first request since the door gave it
-        self.since = since
-        self.state = IDLE
-        self.buffer = b""
-        self.out: memoryview | bytes = b""
-        self.site: Site | None = None  # being sent from: `count` bytes at `offset`
-        self.offset = self.count = 0
-        self.closing = False
-
-
-IDLE: Final = 0  # between requests
-HEAD: Final = 1  # a head is incomplete
-WRITING: Final = 2
-HELD: Final = 3  # its pack or its route is awaited; not watched
-LINGERING: Final = 4  # answered for the last time; what still comes is thrown away
-
-_PATIENCE: Final = {
-    IDLE: IDLE_SECONDS,
-    HEAD: HEAD_SECONDS,
-    WRITING: STALL_SECONDS,
-    HELD: 30.0,
-    LINGERING: LINGER_SECONDS,
-}
-
-
-class Decider(Protocol):
-    def plan(self, connection: Connection, head: Head) -> Plan | None:
-        """What to answer. None: the decider has taken the connection (it holds it, or hands it back)."""
-
-    def hand_back(self, connection: Connection) -> None:
-        """Something comes on a connection of which only the door knows whose it is."""
-
-
-class Hot:
-    """Plans by the whole bytes of their requests, bounded; the oldest go first."""
-
-    def __init__(self) -> None:
-        self._plans: OrderedDict[bytes, Plan] = OrderedDict()
-        self._bytes = 0
-        self.get = self._plans.get
-
-    def put(self, request: bytes, plan: Plan) -> None:
-        if request in self._plans:
-            return
-        self._plans[request] = plan
-        self._bytes += plan.size + len(request)
-        while len(self._plans) > _HOT_ENTRIES or self._bytes > _HOT_BYTES:
-            old, gone = self._plans.popitem(last=False)
-            self._bytes -= gone.size + len(old)
-
-    def clear(self) -> None:
-        self._plans.clear()
-        self._bytes = 0
-
-    def drop_gone(self) -> None:
-        """Forget what is sent from packs that are closed."""
-        for request in [r for r, plan in self._plans.items() if plan.site is not None and plan.site.gone]:
-            plan = self._plans.pop(request)
-            self._bytes -= plan.size + len(request)
 
 
 class Connections:
@@ -348,7 +272,7 @@ class Connections:
     def hold(self, connection: Connection) -> None:
         """Until `resume`."""
         connection.state = HELD
-        self._expect(_PATIENCE[HELD])
+        self._expect(PATIENCE[HELD])
         self._unwatch(connection)
 
     # — ends —
@@ -438,7 +362,7 @@ class Connections:
         if self._time < self._next_sweep - 0.01:
             return  # one that was appointed before a sooner one
         self._next_sweep = math.inf
-        late = [c for c in self._connections.values() if self._time - c.since > _PATIENCE[c.state] - 0.01]
+        late = [c for c in self._connections.values() if self._time - c.since > PATIENCE[c.state] - 0.01]
         for connection in late:
             if connection.state == HEAD:
                 connection.buffer = b""
@@ -448,5 +372,5 @@ class Connections:
             else:
                 self.close(connection)
         if self._connections:
-            due = min(c.since + _PATIENCE[c.state] for c in self._connections.values())
+            due = min(c.since + PATIENCE[c.state] for c in self._connections.values())
             self._expect(max(due - self._time, _SWEEP))

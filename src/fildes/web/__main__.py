@@ -18,7 +18,7 @@ from fildes.kernel.fds import Fd, close_all, dup, seqpacket_pair
 from fildes.kernel.loop import Loop, Promise
 from fildes.kernel.memfd import read_sealed
 from fildes.web.door import Door
-from fildes.web.exchange import Limits
+from fildes.web.owner import Limits
 from fildes.web.parcels import STATIC, Conveyor
 from fildes.web.sockets import prepare_listener
 from fildes.wire import log

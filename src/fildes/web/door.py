@@ -17,7 +17,8 @@ from fildes.daemon.deadlines import Deadlines
 from fildes.daemon.routes import Match, Table
 from fildes.kernel.loop import EPOLLIN, Loop
 from fildes.web.answers import Answers
-from fildes.web.exchange import Exchange, Limits
+from fildes.web.exchange import Exchange
+from fildes.web.owner import Limits
 from fildes.web.parcels import STATIC, Conveyor, Parcel
 from fildes.web.relay import Relays
 from fildes.web.sockets import Gone, NotOurs, believe, close_passed, local_addresses, peer_text, read_passed
@@ -48,7 +49,7 @@ class _Reading:
 
 
 class Door:
-    """Implements exchange.Owner. `wanted` and `dropped` are what it can't decide itself."""
+    """Implements owner.Owner. `wanted` and `dropped` are what it can't decide itself."""
 
     def __init__(
         self,
@@ -266,7 +267,7 @@ class Door:
         hops = min(parcel.hops, MOST_HOPS - 1)
         self._arrived(parcel.number, parcel.peer, parcel.head, hops, parcel.origin)
 
-    # — what became of them: exchange.Owner —
+    # — what became of them: owner.Owner —
 
     def came_back(self, conveyor: Conveyor, back: wire.Back, number: int, copy: Parcel | None, progress: bool) -> str:
         if self.relays.came_back(conveyor, back.serial):
