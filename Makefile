@@ -14,6 +14,10 @@ test: setup
 	$(PYTHON) -m pytest
 	@sh scripts/test-other-python.sh tests/unit tests/kernel/asgi tests/kernel/trap tests/journeys/test_examples.py
 
+# A node, the examples on it, and what they may not do; ten seconds.
+demo: setup
+	@$(PYTHON) scripts/demo.py
+
 check: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
