@@ -113,6 +113,12 @@ def test_its_other_examples(cottage: Node, curl: Curl) -> None:
     assert asyncio.run(asyncio.wait_for(scene(), 15)) == "hello"
 
 
+def test_packages_for_an_ordinary_user(cottage: Node, curl: Curl) -> None:
+    """They are resolved and installed in a cell of its own making."""
+    published(cottage, "postcards")
+    assert b"Somewhere after midnight" in curl(cottage, "postcards.localhost", "/from/night-train").body
+
+
 def test_its_operator_s_verbs(cottage: Node, curl: Curl) -> None:
     cottage.fildes("stop", "guestbook")
     assert curl(cottage, "guestbook.localhost").status == 200
