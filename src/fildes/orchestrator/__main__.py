@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 from functools import partial
 
 import msgspec
 
 from fildes.daemon.peer import Asked, Empty, Peer, Refused
 from fildes.daemon.start import Inheritance, confine
-from fildes.daemon.store import Deposit, Store
+from fildes.daemon.store import Store
 from fildes.daemon.subscription import Subscription
-from fildes.kernel import memfd, process
-from fildes.kernel.fds import Fd, close_all
+from fildes.kernel import memfd
+from fildes.kernel.fds import Fd
 from fildes.kernel.loop import Loop, Promise
-from fildes.orchestrator.conveyor import Conveyor
+from fildes.orchestrator.adoption import adopt
 from fildes.orchestrator.plan import State
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.supervised import Supervised
@@ -62,7 +60,7 @@ class Orchestrator:
         deposits = await self._store.collect()
         self._catalogue.start()
         await self._listed
-        self._adopt(deposits)
+        adopt(self._loop, self._store, deposits, self._releases, self._of)
         self._began.resolve(None)
 
     # — the catalogue —
@@ -182,37 +180,3 @@ class Orchestrator:
             crashes=supervised.crashes if supervised else 0,
             note=supervised.note if supervised else "",
         )
-
-    # — a restart —
-
-    def _adopt(self, deposits: list[Deposit]) -> None:
-        """Conveyors first, then zygotes, then instances: each needs what comes before it."""
-        found: dict[str, Supervised] = {}
-        order = ("conveyor", "loading", "zygote", "instance")
-        for deposit in sorted(deposits, key=lambda d: order.index(d.key.partition(".")[0])):
-            what, _, rest = deposit.key.partition(".")
-            release, _, name = rest.partition(".")
-            if release not in self._releases or what == "loading":
-                self._give_up(what, deposit)
-                continue
-            supervised = found.setdefault(release, self._of(self._releases[release]))
-            if what == "conveyor":
-                supervised.adopt_conveyor(deposit)
-            elif what == "zygote":
-                supervised.adopt_zygote(deposit, int(name))
-            else:
-                supervised.adopt_instance(deposit, name)
-        for supervised in found.values():
-            supervised.resume()
-
-    def _give_up(self, what: str, deposit: Deposit) -> None:
-        """A candidate that nobody waits for, a release that was draining, or what was loading and now could not open
-        another file: it ends."""
-        if what in ("loading", "zygote"):
-            with contextlib.suppress(ProcessLookupError):
-                process.pidfd_send_signal(deposit.fds[0].fileno(), signal.SIGKILL)
-        if what == "conveyor":
-            sending, receiving = deposit.fds
-            Conveyor(self._loop, sending, receiving).hand_back()
-        close_all(deposit.fds)
-        self._store.drop(deposit.key)

@@ -9,20 +9,19 @@ from typing import Any, Final
 
 from fildes.daemon.peer import Peer, Refused
 from fildes.daemon.store import Deposit, Store
-from fildes.kernel import fds, memfd
+from fildes.kernel import fds
 from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Loop, Task, Timer
-from fildes.orchestrator import plan
+from fildes.orchestrator import loading, plan
 from fildes.orchestrator.conveyor import Conveyor
-from fildes.orchestrator.instances import BLOB, Instance, Kit, held_as_blob, prepare
-from fildes.orchestrator.launch import keeps_files, load_profile, serve_profile
+from fildes.orchestrator.instances import BLOB, Instance, Kit
 from fildes.orchestrator.plan import Do, Event, State
 from fildes.orchestrator.resources import Resources
-from fildes.orchestrator.zygotes import Launched, Zygote
+from fildes.orchestrator.stock import Stock
+from fildes.orchestrator.zygotes import Zygote
 from fildes.wire import log, web
 from fildes.wire.catalogue import Release
 
-INSTANCE_IDLE: Final = 60.0  # seconds without a connection after which an instance ends
 ZYGOTE_IDLE: Final = 900.0  # seconds without an instance after which a zygote ends
 DRAIN: Final = 30.0  # seconds that an old release's instance has to finish
 STOP_LIMIT: Final = 2.0  # seconds that an instance has to finish when it is told to stop
@@ -42,8 +41,7 @@ class Supervised:
         self.instance: Instance | None = None
         self.on_retired: Callable[[], object] = lambda: None
         self._conveyor: Conveyor | None = None
-        self._kit: Kit | None = None
-        self._preparing: Task[None] | None = None
+        self._stock = Stock(loop, peer, resources, release, self._no_kit)
         self._loading: Task[None] | None = None
         self._intensity = plan.Intensity()
         self._load_failures = plan.Intensity(most=2, period=120.0)
@@ -52,7 +50,6 @@ class Supervised:
         self._unexplained: Timer | None = None  # the instance is gone, and the zygote has not said how
         self._oom_before = 0
         self._wanted_at = 0.0
-        self._edition = 0  # of what the grants open
         self._aside = False  # a successor has its name
 
     # — what others ask —
@@ -134,10 +131,7 @@ class Supervised:
 
     def renew(self) -> None:
         """What its grants open may be another now (a secret was set): what lies in stock is not given out any more."""
-        self._edition += 1
-        if self._kit is not None:
-            self._kit.close()
-            self._kit = None
+        self._stock.empty()
         self._prepare()
 
     def reopen(self) -> None:
@@ -152,7 +146,7 @@ class Supervised:
         if self.instance is not None:
             self.instance.forget()
         if self.zygote is not None:
-            self._store.drop(f"{self._key('zygote')}.{self.zygote.threads}")
+            self._store.drop(loading.zygote_key(self.release, self.zygote))
             self.zygote.cgroup = None
         self._aside = True
 
@@ -168,65 +162,28 @@ class Supervised:
 
     async def _load(self) -> None:
         try:
-            try:
-                await self._load_zygote()
-            finally:
-                self._store.drop(self._key("loading"))
+            zygote = await loading.load(self._loop, self._peer, self._store, self._resources, self.release)
         except Exception as error:  # also one of ours that a program provoked: the release must not stay half-loaded
             if not isinstance(error, Refused | OSError):
                 self._loop.on_error(error)
-            self.note = f"{self.release.service} did not load: {error}"
-            self._log(self.note)
             self._loading = None
-            too_many = self._load_failures.crashed(self._loop.time())
-            if too_many:
-                self._halt(self.note)
-            else:
-                self._happened(Event.LOAD_FAILED)
-        else:
-            self._loading = None
-            self._happened(Event.LOADED)
-            self._prepare()
-
-    async def _load_zygote(self) -> None:
-        release, resources = self.release, self._resources
-        began = time.monotonic()
-        tree, packs = await resources.files_of(release)
-        answer = await self._peer.ask("log.open", log.Open(release.service, release.id))
-        opened = [*packs, *answer.fds, memfd.sealed("serve", resources.program(serve_profile(release)))]
-        null = Fd.open("/dev/null", 2)
-        phases = {"files": (time.monotonic() - began) * 1e3}
-        try:
-            launched = Launched(
-                resources.plan_of(release, tree),
-                resources.program(load_profile(release)),
-                answer.fds[0].fileno(),
-                resources.cgroup_of(release),
-            )
-            given = {"serve": opened[-1].fileno(), "null": null.fileno()}
-            given |= dict(zip(("base", "release"), (pack.fileno() for pack in packs), strict=True))
-            log_name = fds.name(answer.fds[0].fileno())
-            zygote = await Zygote.load(
-                self._loop,
-                launched,
-                _settings(release),
-                given,
-                resources.exits,
-                resources.load_limit,
-                born=lambda pidfd: self._store.deposit(self._key("loading"), b"", [pidfd]),
-            )
-        finally:
-            close_all([*opened, null])
-        try:
-            await zygote.ratchet(keep_files=keeps_files(release))
-        except BaseException:
-            zygote.kill()
-            zygote.close()
-            raise
-        zygote.phases = phases | zygote.phases
-        zygote.held[log_name] = "runtime: its log"
-        self._store.deposit(f"{self._key('zygote')}.{zygote.threads}", held_as_blob(zygote.held), zygote.descriptors)
+            self._did_not_load(f"{self.release.service} did not load: {error}")
+            return
+        self._loading = None
+        if self.state is not State.LOADING:  # it was stopped or retired meanwhile
+            self._drop(zygote)
+            return
         self._take_up(zygote)
+        self._happened(Event.LOADED)
+        self._prepare()
+
+    def _did_not_load(self, why: str) -> None:
+        self.note = why
+        self._log(why)
+        if self._load_failures.crashed(self._loop.time()):
+            self._halt(why)
+        else:
+            self._happened(Event.LOAD_FAILED)
 
     def _take_up(self, zygote: Zygote) -> None:
         self.zygote = zygote
@@ -251,61 +208,44 @@ class Supervised:
         self._happened(Event.UNUSED)
 
     def _prepare(self) -> None:
-        if self._kit is None and self._preparing is None and self.state in (State.WARM, State.RUNNING):
-            self._preparing = self._loop.spawn(self._prepare_kit())
+        if self.zygote is not None and self.state in (State.WARM, State.RUNNING):
+            self._stock.fill(self.zygote)
 
-    async def _prepare_kit(self) -> None:
-        try:
-            edition = self._edition
-            kit = await prepare(self._peer, self.release)
-            while edition != self._edition:
-                edition = self._edition
-                kit.close()
-                kit = await prepare(self._peer, self.release)
-            if self.zygote is None:
-                kit.close()
-            else:
-                # Cgroups cost 0.1 ms to make: here, where no request waits.
-                kit.cgroup = self._resources.instance_cgroup(self.zygote.cgroup, kit.instance, self.release)
-                if kit.cgroup is not None and self.zygote.threads == 1:  # with threads it stays in the release's
-                    kit.entrances = kit.cgroup.entrances()
-                self._kit = kit
-        except Refused as refused:
-            self.note = f"a grant could not be opened: {refused.text}"
-            self._log(self.note)
-        finally:
-            self._preparing = None
+    def _no_kit(self, why: str) -> None:
+        self.note = why
+        self._log(why)
 
     def _start(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._kit is not None:
-            self._start_with(self._kit)
+        kit = self._stock.take()
+        if kit is not None:
+            self._start_with(kit)
         else:
             self._prepare()
             self._loop.spawn(self._start_when_prepared())
 
     async def _until_started(self) -> None:
-        if self.instance is None and self._preparing is not None:
-            await self._preparing
+        if self.instance is None:
+            await self._stock.filled()
             await self._loop.sleep(0)
 
     async def _start_when_prepared(self) -> None:
-        if self._preparing is not None:
-            await self._preparing
+        await self._stock.filled()
         if self.state is not State.RUNNING or self.instance is not None:
             return
-        if self._kit is None:
+        kit = self._stock.take()
+        if kit is None:
             self._over(Event.CRASHED)
         else:
-            self._start_with(self._kit)
+            self._start_with(kit)
 
     def _start_with(self, kit: Kit) -> None:
         if self.zygote is None:
+            kit.close()
             return
         conveyor = self._conveyor_made()
-        self._kit = None
         instance = Instance(
             self._loop, self._store, self.release.id, kit.instance, kit.ours, self.zygote.pid, kit.cgroup
         )
@@ -444,17 +384,18 @@ class Supervised:
         self._resources.remove_cgroup(instance.cgroup)
 
     def _drop_zygote(self) -> None:
-        if self._kit is not None:
-            self._kit.close()
-            self._kit = None
         if self.zygote is not None:
             zygote, self.zygote = self.zygote, None
-            zygote.on_gone = lambda: None  # what is said of it later is not about the next one
-            zygote.kill()
-            zygote.close()
-            if not self._aside:
-                self._store.drop(f"{self._key('zygote')}.{zygote.threads}")
-            self._resources.remove_cgroup(zygote.cgroup)
+            self._drop(zygote)
+        self._stock.empty()
+
+    def _drop(self, zygote: Zygote) -> None:
+        zygote.on_gone = lambda: None  # what is said of it later is not about the next one
+        zygote.kill()
+        zygote.close()
+        if not self._aside:
+            self._store.drop(loading.zygote_key(self.release, zygote))
+        self._resources.remove_cgroup(zygote.cgroup)
 
     def _forget(self) -> None:
         self._drop_conveyor()
@@ -542,22 +483,6 @@ class Supervised:
         if self.instance is None or self.zygote is None:
             return {}
         return self.zygote.held | self.instance.held
-
-
-def _settings(release: Release) -> dict[str, Any]:
-    """What the tenant's side is told; see zygote/main.py."""
-    return {
-        "service": release.service,
-        "release": release.id,
-        "runtime": release.runtime,
-        "entry": release.entry,
-        "hosts": list(release.hosts),
-        "env": {"PATH": "/usr/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", **release.env},
-        "grants": [{"name": grant.name, "kind": grant.kind, "to": grant.to} for grant in release.grants],
-        "concurrency": release.limits.concurrency,
-        "idle": INSTANCE_IDLE,
-        "paths": ["/app", "/deps"],
-    }
 
 
 _CARRY_OUT: Final[dict[Do, Callable[[Supervised], None]]] = {

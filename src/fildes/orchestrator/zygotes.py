@@ -190,6 +190,11 @@ class Zygote:
         self._fail_all("it ended while it loaded")
 
     @property
+    def gone(self) -> bool:
+        """Whether `close` was called."""
+        return self._control.closed
+
+    @property
     def descriptors(self) -> list[int]:
         """Borrowed: pidfd, control, listener, in the order in which `adopt` takes them. Raises Refused."""
         if self._pidfd is None or self._warden is None or self._warden.ended:

@@ -1,0 +1,89 @@
+"""What a killed forerunner left in the fd store: taken up where its release is current, else brought to an end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+from fildes.daemon.store import Deposit, Store
+from fildes.kernel import process
+from fildes.kernel.fds import Fd, close_all, send_with_fds
+from fildes.kernel.loop import EPOLLIN, Loop
+from fildes.orchestrator.conveyor import Conveyor
+from fildes.orchestrator.supervised import DRAIN, Supervised
+from fildes.wire.catalogue import Release
+
+_ORDER = ("conveyor", "loading", "zygote", "instance")  # each needs what comes before it
+
+
+def adopt(
+    loop: Loop,
+    store: Store,
+    deposits: Sequence[Deposit],
+    releases: Mapping[str, Release],
+    of: Callable[[Release], Supervised],
+) -> None:
+    """Deposits are keyed "<what>.<release>[.<more>]"; `of` gives the Supervised of a current release."""
+    found: dict[str, Supervised] = {}
+    others: dict[str, list[Deposit]] = defaultdict(list)
+    for deposit in sorted(deposits, key=lambda d: _ORDER.index(d.key.partition(".")[0])):
+        what, _, rest = deposit.key.partition(".")
+        release, _, more = rest.partition(".")
+        if release not in releases or what == "loading":
+            others[release].append(deposit)
+            continue
+        supervised = found.setdefault(release, of(releases[release]))
+        if what == "conveyor":
+            supervised.adopt_conveyor(deposit)
+        elif what == "zygote":
+            supervised.adopt_zygote(deposit, int(more))
+        else:
+            supervised.adopt_instance(deposit, more)
+    for left in others.values():
+        _finish(loop, store, left)
+    for supervised in found.values():
+        supervised.resume()
+
+
+def _finish(loop: Loop, store: Store, deposits: Sequence[Deposit]) -> None:
+    """A candidate that nobody waits for, or a program that was loading and could not open another file now: it ends.
+
+    A release that was draining goes on doing so: an instance of it may own connections.
+    """
+    draining = any(deposit.key.startswith("instance.") for deposit in deposits)
+    for deposit in deposits:
+        what = deposit.key.partition(".")[0]
+        if what == "conveyor":
+            sending, receiving = deposit.fds
+            Conveyor(loop, sending, receiving).hand_back()
+        elif what == "instance":
+            with contextlib.suppress(OSError):
+                send_with_fds(deposit.fds[0].fileno(), b"D")
+        elif what == "zygote" and draining:
+            _end_later(loop, store, deposit)
+            continue
+        else:
+            _kill(deposit.fds[0])
+        close_all(deposit.fds)
+        store.drop(deposit.key)
+
+
+def _end_later(loop: Loop, store: Store, zygote: Deposit) -> None:
+    """Its instance ends when it has finished; the zygote, and what is left, when the time for that is over."""
+    pidfd = zygote.fds[0]
+    timer = loop.call_later(DRAIN, lambda: _kill(pidfd))
+
+    def gone(_: int) -> None:
+        timer.cancel()
+        loop.unwatch(pidfd.fileno())
+        close_all(zygote.fds)
+        store.drop(zygote.key)
+
+    loop.watch(pidfd.fileno(), EPOLLIN, gone)
+
+
+def _kill(pidfd: Fd) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.pidfd_send_signal(pidfd.fileno(), signal.SIGKILL)

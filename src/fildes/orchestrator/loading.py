@@ -1,0 +1,90 @@
+"""From a release to its zygote behind the ratchet: files, log, filters, launch, load."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Final
+
+from fildes.daemon.peer import Peer
+from fildes.daemon.store import Store
+from fildes.kernel import fds, memfd
+from fildes.kernel.fds import Fd, close_all
+from fildes.kernel.loop import Loop
+from fildes.orchestrator.instances import held_as_blob
+from fildes.orchestrator.launch import keeps_files, load_profile, serve_profile
+from fildes.orchestrator.resources import Resources
+from fildes.orchestrator.zygotes import Launched, Zygote
+from fildes.wire import log
+from fildes.wire.catalogue import Release
+
+INSTANCE_IDLE: Final = 60.0  # seconds without a connection after which an instance ends
+
+
+def zygote_key(release: Release, zygote: Zygote) -> str:
+    """Its place in the fd store; a successor has to know whether it may fork it."""
+    return f"zygote.{release.id}.{zygote.threads}"
+
+
+async def load(loop: Loop, peer: Peer, store: Store, resources: Resources, release: Release) -> Zygote:
+    """A zygote that has loaded the program and can do nothing new any more; it is in the fd store.
+
+    While it loads its pidfd is there, so that a successor of ours can end it. Raises Refused with the tenant's error,
+    and OSError; nothing is left then.
+    """
+    key = f"loading.{release.id}"
+    try:
+        zygote = await _loaded(loop, peer, resources, release, lambda pidfd: store.deposit(key, b"", [pidfd]))
+        try:
+            await zygote.ratchet(keep_files=keeps_files(release))
+        except BaseException:
+            zygote.kill()
+            zygote.close()
+            raise
+        store.deposit(zygote_key(release, zygote), held_as_blob(zygote.held), zygote.descriptors)
+        return zygote
+    finally:
+        store.drop(key)
+
+
+async def _loaded(loop: Loop, peer: Peer, resources: Resources, release: Release, born: Any) -> Zygote:
+    began = time.monotonic()
+    tree, packs = await resources.files_of(release)
+    given = dict(zip(("base", "release"), packs, strict=True))
+    try:
+        [log_pipe] = (await peer.ask("log.open", log.Open(release.service, release.id))).fds
+        given["log"] = log_pipe
+        given["serve"] = memfd.sealed("serve", resources.program(serve_profile(release)))
+        given["null"] = Fd.open("/dev/null", os.O_RDWR)
+        launched = Launched(
+            resources.plan_of(release, tree),
+            resources.program(load_profile(release)),
+            log_pipe.fileno(),
+            resources.cgroup_of(release),
+        )
+        files = (time.monotonic() - began) * 1e3
+        sent = {what: fd.fileno() for what, fd in given.items() if what != "log"}
+        zygote = await Zygote.load(
+            loop, launched, _settings(release), sent, resources.exits, resources.load_limit, born=born
+        )
+        zygote.phases = {"files": files} | zygote.phases
+        zygote.held[fds.name(log_pipe.fileno())] = "runtime: its log"
+        return zygote
+    finally:
+        close_all(list(given.values()))
+
+
+def _settings(release: Release) -> dict[str, Any]:
+    """What the tenant's side is told; see zygote/main.py."""
+    return {
+        "service": release.service,
+        "release": release.id,
+        "runtime": release.runtime,
+        "entry": release.entry,
+        "hosts": list(release.hosts),
+        "env": {"PATH": "/usr/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", **release.env},
+        "grants": [{"name": grant.name, "kind": grant.kind, "to": grant.to} for grant in release.grants],
+        "concurrency": release.limits.concurrency,
+        "idle": INSTANCE_IDLE,
+        "paths": ["/app", "/deps"],
+    }
