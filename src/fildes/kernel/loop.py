@@ -222,9 +222,10 @@ class Loop:
 
     def turn(self, block: bool = True) -> None:
         """One round: wait if there is nothing to do, then descriptors, timers, and what they queued."""
-        for fd, events in self._epoll.poll(self._timeout() if block else 0):
-            callback = self._watched.get(fd)  # an earlier callback of this round may have unwatched it
-            if callback is not None:
+        ready = self._epoll.poll(self._timeout() if block else 0)
+        # An earlier callback of this round may unwatch a descriptor, or close it and open another of its number.
+        for callback, fd, events in [(self._watched.get(fd), fd, events) for fd, events in ready]:
+            if callback is not None and self._watched.get(fd) is callback:
                 self._guard(callback, events)
         now = self.time()
         while self._timers and self._timers[0][0] <= now:

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -96,6 +97,22 @@ async def prepare(peer: Peer, release: Release) -> Kit:
     return kit
 
 
+def instance_key(release: str, instance: str) -> str:
+    """Its place in the fd store."""
+    return f"instance.{release}.{instance}"
+
+
+def never_started(handle: int) -> bool:
+    """Whether nobody holds the other end of a handle, and nobody ever said a word on it: a kit that was in stock."""
+    try:
+        with receive_with_fds(handle, 64, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT) as word:
+            return not word.data
+    except (BlockingIOError, Truncated):
+        return False
+    except ConnectionResetError:
+        return True
+
+
 def held_as_blob(held: dict[str, str]) -> bytes:
     """For the fd store; what would be too long for it is forgotten, and shown as unexplained after a restart."""
     blob = json.dumps(held, ensure_ascii=False, separators=(",", ":")).encode()
@@ -109,7 +126,7 @@ class Instance:
         self, loop: Loop, store: Store, release: str, name: str, handle: Fd, zygote_pid: int, cgroup: Cgroup | None
     ) -> None:
         self._loop, self._store, self._handle = loop, store, handle
-        self._key = f"instance.{release}.{name}"
+        self._key = instance_key(release, name)
         self._zygote_pid = zygote_pid
         self.name = name
         self.cgroup = cgroup

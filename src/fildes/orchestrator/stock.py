@@ -1,12 +1,16 @@
-"""The kit that the next instance of a release gets: put together ahead, so that no request waits for it."""
+"""The kit that the next instance of a release gets: put together ahead, so that no request waits for it.
+
+Its handle is in the fd store from here on, before the instance can have the other end.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from fildes.daemon.peer import Peer, Refused
+from fildes.daemon.store import Store
 from fildes.kernel.loop import Loop, Task
-from fildes.orchestrator.instances import Kit, prepare
+from fildes.orchestrator.instances import Kit, held_as_blob, instance_key, prepare
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.zygotes import Zygote
 from fildes.wire.catalogue import Release
@@ -16,9 +20,15 @@ class Stock:
     """One kit at the most. `refused(text)` is called when a grant can't be opened."""
 
     def __init__(
-        self, loop: Loop, peer: Peer, resources: Resources, release: Release, refused: Callable[[str], object]
+        self,
+        loop: Loop,
+        peer: Peer,
+        store: Store,
+        resources: Resources,
+        release: Release,
+        refused: Callable[[str], object],
     ) -> None:
-        self._loop, self._peer, self._resources, self._release = loop, peer, resources, release
+        self._loop, self._peer, self._store, self._resources, self._release = loop, peer, store, resources, release
         self._refused = refused
         self._kit: Kit | None = None
         self._filling: Task[None] | None = None
@@ -44,7 +54,12 @@ class Stock:
         self._edition += 1
         kit = self.take()
         if kit is not None:
-            kit.close()
+            self.discard(kit)
+
+    def discard(self, kit: Kit) -> None:
+        """One that nobody was started with."""
+        self._store.drop(instance_key(self._release.id, kit.instance))
+        kit.close()
 
     async def _fill(self, zygote: Zygote) -> None:
         try:
@@ -61,6 +76,7 @@ class Stock:
             kit.cgroup = self._resources.instance_cgroup(zygote.cgroup, kit.instance, self._release)
             if kit.cgroup is not None and zygote.threads == 1:  # with threads it stays in the release's
                 kit.entrances = kit.cgroup.entrances()
+            self._store.deposit(instance_key(self._release.id, kit.instance), held_as_blob(kit.held), [kit.ours])
             self._kit = kit
         except Refused as refused:
             self._refused(f"a grant could not be opened: {refused.text}")

@@ -14,7 +14,7 @@ from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Loop, Task, Timer
 from fildes.orchestrator import loading, plan
 from fildes.orchestrator.conveyor import Conveyor
-from fildes.orchestrator.instances import BLOB, Instance, Kit
+from fildes.orchestrator.instances import BLOB, Instance, Kit, never_started
 from fildes.orchestrator.plan import Do, Event, State
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.stock import Stock
@@ -24,6 +24,7 @@ from fildes.wire.catalogue import Release
 
 ZYGOTE_IDLE: Final = 900.0  # seconds without an instance after which a zygote ends
 DRAIN: Final = 30.0  # seconds that an old release's instance has to finish
+RESTOCK: Final = 0.25  # seconds after a start: not while others are being started too
 STOP_LIMIT: Final = 2.0  # seconds that an instance has to finish when it is told to stop
 LEAST_LIFE: Final = 1.0  # seconds within which an instance that ends and leaves connections waiting has crashed
 READY_LIMIT: Final = 30.0  # seconds that a first instance may take until it serves
@@ -41,7 +42,7 @@ class Supervised:
         self.instance: Instance | None = None
         self.on_retired: Callable[[], object] = lambda: None
         self._conveyor: Conveyor | None = None
-        self._stock = Stock(loop, peer, resources, release, self._no_kit)
+        self._stock = Stock(loop, peer, store, resources, release, self._no_kit)
         self._loading: Task[None] | None = None
         self._intensity = plan.Intensity()
         self._load_failures = plan.Intensity(most=2, period=120.0)
@@ -195,7 +196,7 @@ class Supervised:
 
     def _watch(self) -> None:
         if self.state is State.WARM and self._timer is None:
-            self._timer = self._loop.call_later(ZYGOTE_IDLE, self._unused)
+            self._set_timer(ZYGOTE_IDLE, self._unused)
         if self._conveyor is not None:
             self._conveyor.watch(self._wanted)
 
@@ -216,9 +217,7 @@ class Supervised:
         self._log(why)
 
     def _start(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._clear_timer()
         kit = self._stock.take()
         if kit is not None:
             self._start_with(kit)
@@ -243,7 +242,7 @@ class Supervised:
 
     def _start_with(self, kit: Kit) -> None:
         if self.zygote is None:
-            kit.close()
+            self._stock.discard(kit)
             return
         conveyor = self._conveyor_made()
         instance = Instance(
@@ -252,7 +251,6 @@ class Supervised:
         instance.on_end = lambda: self._on_instance_end(instance)
         instance.held = kit.held | {fds.name(conveyor.receiving.fileno()): "runtime: conveyor"}
         instance.timeline["wanted"] = self._wanted_at
-        instance.deposit()
         self._status = None
         try:
             self.zygote.start(kit.instance, [("conveyor", conveyor.receiving.fileno()), *kit.named()])
@@ -266,7 +264,7 @@ class Supervised:
         self.instance = instance
         self.starts += 1
         # The next one's descriptors, once this one had time to answer.
-        self._loop.call_later(0.05, self._prepare)
+        self._loop.call_later(RESTOCK, self._prepare)
 
     # — what happens to it —
 
@@ -293,6 +291,8 @@ class Supervised:
         if self.instance is not instance:
             return
         self.instance = self._unexplained = None
+        if self.state is State.RUNNING:
+            self._clear_timer()
         status = self._status if self._status is not None else 0 if instance.idle or instance.stopping else 9
         fine = instance.stopping or ((instance.idle or status == 0) and not self._left_undone(instance))
         reason = plan.exit_sentence(status, self._new_oom_kills())
@@ -366,9 +366,7 @@ class Supervised:
 
     def _end(self) -> None:
         """Kill what runs, at once. The release itself stays, unless it is retired."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._clear_timer()
         if self.instance is not None:
             instance, self.instance = self.instance, None
             self._peer.tell(
@@ -418,7 +416,7 @@ class Supervised:
         if self.instance is not None:
             instance = self.instance
             instance.drain()
-            self._loop.call_later(STOP_LIMIT, lambda: self._insist(instance))
+            self._set_timer(STOP_LIMIT, lambda: self._insist(instance))
 
     def _insist(self, instance: Instance) -> None:
         instance.kill()
@@ -430,7 +428,7 @@ class Supervised:
             self._loop.call_soon(self._end)
             return
         self.instance.drain()
-        self._loop.call_later(DRAIN, self._end)
+        self._set_timer(DRAIN, self._end)
 
     # — a restart of this daemon —
 
@@ -450,7 +448,7 @@ class Supervised:
 
     def adopt_instance(self, deposit: Deposit, name: str) -> None:
         handle, *pidfd = deposit.fds
-        if self.zygote is None:
+        if self.zygote is None or (not pidfd and never_started(handle.fileno())):
             close_all(deposit.fds)
             self._store.drop(deposit.key)
             return
@@ -466,11 +464,21 @@ class Supervised:
         """After everything was adopted: go on."""
         if self.state in (State.ASLEEP, State.WARM):
             self._watch()
-            self._prepare()
         elif self.state is State.HALTED:
             self._hand_back()
+        self._prepare()
 
     # — small things —
+
+    def _set_timer(self, seconds: float, callback: Callable[[], object]) -> None:
+        """One at a time: what a zygote waits for when it is unused, and an instance when it is to end."""
+        self._clear_timer()
+        self._timer = self._loop.call_later(seconds, callback)
+
+    def _clear_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _key(self, what: str) -> str:
         return f"{what}.{self.release.id}"
