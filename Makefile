@@ -11,7 +11,7 @@ test: setup
 	@sh scripts/setup-test.sh
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest
+	@sh scripts/test.sh $(PYTHON)
 	@sh scripts/test-other-python.sh tests/unit tests/kernel/asgi tests/kernel/trap tests/journeys/test_examples.py
 
 # A node, the examples on it, and what they may not do; ten seconds.

@@ -7,7 +7,7 @@ version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 for python in /usr/bin/python3.11 python3.11 "$HOME"/.pyenv/versions/3.11.*/bin/python3; do
     if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
         FILDES_VENV=.venv-3.11 FILDES_PYTHON=$python sh scripts/setup.sh
-        exec .venv-3.11/bin/python -m pytest "$@"
+        exec sh scripts/test.sh .venv-3.11/bin/python "$@"
     fi
 done
 echo "test: no Python 3.11 with the venv module here: run on $(version .venv/bin/python) only"

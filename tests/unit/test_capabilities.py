@@ -50,7 +50,8 @@ def test_a_face_loads_neither_its_driver_nor_anything_foreign(name: str) -> None
 
 def test_the_sdk_and_the_codec_need_nothing_but_the_standard_library() -> None:
     code = (
-        f"import sys; sys.path.insert(0, {str(FOLDER.parents[1])!r}); from fildes import sdk; import fildes.sdk.client; "
+        f"import sys; sys.path.insert(0, {str(FOLDER.parents[1])!r}); "
+        "from fildes import sdk; import fildes.sdk.client; "
         "print(sorted(m for m in sys.modules if m.startswith('fildes.')))"
     )
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
