@@ -39,9 +39,7 @@ def measure(stand: Stand, app: str, effort: Effort) -> tuple[Best, Best]:
         for name, serve in servers.items():
             with serve() as served:
                 for best, close in ((keep, False), (once, True)):
-                    load = wrk(
-                        served.url, *served.pids, host=f"{app}.localhost", close=close, seconds=effort.seconds
-                    )
+                    load = wrk(served.url, *served.pids, host=f"{app}.localhost", close=close, seconds=effort.seconds)
                     if load.errors:
                         raise RuntimeError(f"{name}: {load.errors} errors under load")
                     if name not in best or load.per_second > best[name].per_second:
