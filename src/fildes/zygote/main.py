@@ -157,6 +157,7 @@ class Zygote:
             seccomp.install(self.serve_filter, every_thread=not forked)
             files.activate(kit)
             sdk._bind(kit)
+            # The filter is on already: what an event loop asks at its start, the trap answers.
             status = self.runtime.serve(self.program, kit, lambda: None)
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
