@@ -88,6 +88,7 @@ def test_the_ledger_is_published_first(town: Node, tmp_path: Path) -> None:
 
 
 def test_nobody_reaches_the_ledger_but_the_shop(fair: Node, tmp_path: Path, curl: Curl) -> None:
+    fair.fildes("stop", "ledger")  # with it go the books
     assert curl(fair, "shop.localhost", "/buy/cake", "-d", "").status == 303
     assert curl(fair, "shop.localhost", "/buy/gold", "-d", "").status == 404
     assert b"Sold so far: 1 things, 2.80" in curl(fair, "shop.localhost").body

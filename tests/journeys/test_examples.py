@@ -8,7 +8,6 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
-def example() -> Iterator[Node]:
-    """A node with all examples that need nothing from a package index."""
-    with Node() as node:
-        for name in ("guestbook", "chat", "ticker", "site", "ledger", "shop"):
-            node.fildes("publish", str(EXAMPLES / name))
-        yield node
+def example(town: Node) -> Node:
+    """The node that journeys share, with all examples that need nothing from a package index."""
+    for name in ("guestbook", "chat", "ticker", "site", "ledger", "shop"):
+        town.fildes("publish", str(EXAMPLES / name))
+    return town
 
 
 def test_the_guestbook_keeps_what_guests_write_with_the_time_of_its_grant(example: Node) -> None:
@@ -132,12 +130,11 @@ def test_a_refusal_is_explained_with_the_lines_to_add(example: Node, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.skipif("FILDES_OFFLINE" in os.environ, reason="it resolves two packages")
-def test_the_postcards_come_from_templates_with_dependencies_unchanged() -> None:
-    with Node() as node:
-        node.fildes("publish", str(EXAMPLES / "postcards"), timeout=180)
-        host = "postcards.localhost"
-        page = node.request("/", host=host)
-        assert page.status == 200 and b"/from/night-train" in page.body
-        assert b"Somewhere after midnight" in node.request("/from/night-train", host=host).body
-        assert node.request("/from/nowhere", host=host).status == 404
-        assert len(json.loads(node.request("/postcards.json", host=host).body)) == 3
+def test_the_postcards_come_from_templates_with_dependencies_unchanged(example: Node) -> None:
+    example.fildes("publish", str(EXAMPLES / "postcards"), timeout=180)
+    host = "postcards.localhost"
+    page = example.request("/", host=host)
+    assert page.status == 200 and b"/from/night-train" in page.body
+    assert b"Somewhere after midnight" in example.request("/from/night-train", host=host).body
+    assert example.request("/from/nowhere", host=host).status == 404
+    assert len(json.loads(example.request("/postcards.json", host=host).body)) == 3

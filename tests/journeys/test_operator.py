@@ -174,8 +174,11 @@ def test_the_cli_is_killed_in_the_middle(node: Node, tmp_path: Path) -> None:
     scratch = node.state / "publish"
     eventually(lambda: os.listdir(scratch / "jobs") == [])
     eventually(lambda: [name for name in os.listdir(scratch / "cell") if len(name) == 16] == [])
-    assert asked(node, "releases", "pages")["releases"] == before
-    assert node.request("/", host="pages.localhost").body == b"old"
+    # On a busy machine the node may have been faster than the signal: then it is done, and done whole.
+    after = asked(node, "releases", "pages")["releases"]
+    done = len(after) > len(before)
+    assert after[int(done) :] == [one | {"state": "old"} for one in before] if done else after == before
+    assert node.request("/", host="pages.localhost").body == (b"new" if done else b"old")
 
 
 def test_the_publish_process_is_killed_in_the_middle(node: Node, tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ async def http(scope, receive, send):
         await whole(send, sdk.secret("watchword"))
     elif scope["path"] == "/drip":
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        for _ in range(20):
+        for _ in range(15):
             await send({"type": "http.response.body", "body": f"{VERSION}\n".encode(), "more_body": True})
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.08)
         await send({"type": "http.response.body", "body": b"end\n"})
     else:
         await whole(send, VERSION.encode())
