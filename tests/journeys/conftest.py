@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import uv
 
 from fildes.cli.__main__ import main
+from fildes.publish.index import discover
 from fildes.testing import Node, eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -67,6 +69,21 @@ def _census_after_every_test(request: pytest.FixtureRequest) -> Iterator[None]:
     if "town" in request.fixturenames:
         account = census(request.getfixturevalue("town"))
         assert not account.unexplained, account.unexplained
+
+
+def install(folder: Path, *requirements: str, python: str = sys.executable) -> Path:
+    """Packages for `python` in a folder, from the indexes that a node on this machine would use."""
+    found = discover([], os.environ)
+    environment = dict(os.environ)
+    if found["urls"]:
+        environment |= {"UV_DEFAULT_INDEX": found["urls"][0], "UV_INDEX": " ".join(found["urls"][1:])}
+    if found["ca"]:
+        environment["SSL_CERT_FILE"] = found["ca"]
+    command = [uv.find_uv_bin(), "pip", "install", "--quiet", "--python", python, "--target", str(folder)]
+    command += ["--only-binary", ":all:", *requirements]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 class Answer(NamedTuple):

@@ -17,7 +17,6 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from websockets.typing import Subprotocol
 
 from fildes.testing import Node, eventually
 
-from .conftest import APPS
+from .conftest import APPS, install
 
 HOST = "studio.localhost"
 # The server names itself, dates its answers, and says whether it keeps the connection: that is its own.
@@ -111,17 +110,6 @@ class Studio(NamedTuple):
     unconfined: tuple[str, int]
 
 
-def _install(folder: Path) -> Path:
-    """What the program requires, and uvicorn, in a folder."""
-    import uv
-
-    command = [uv.find_uv_bin(), "pip", "install", "--quiet", "--python", sys.executable, "--target", str(folder)]
-    command += ["--only-binary", ":all:", "-r", str(APPS / "fastapi_app" / "requirements.txt")]
-    done = subprocess.run([*command, "uvicorn", "websockets"], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 @pytest.fixture(scope="module")
 def studio(town: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     folder = tmp_path_factory.mktemp("fastapi")
@@ -130,7 +118,8 @@ def studio(town: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stu
     for path in app.rglob("*"):  # a release keeps whole seconds
         os.utime(path, (1_700_000_000, 1_700_000_000))
     town.fildes("publish", str(app), timeout=180)
-    packages = _install(folder / "packages")
+    requirements = str(APPS / "fastapi_app" / "requirements.txt")
+    packages = install(folder / "packages", "-r", requirements, "uvicorn", "websockets")
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = subprocess.Popen(
             [sys.executable, "-c", UVICORN, str(listening.fileno())],
@@ -156,7 +145,6 @@ def leave_a_stream(node: Node) -> None:
 
 class Heard(NamedTuple):
     status: int
-    reason: str
     headers: list[tuple[str, str]]
     body: bytes
 
@@ -168,7 +156,7 @@ def ask(address: tuple[str, int], one: Ask) -> Heard:
         answer = connection.getresponse()
         headers = [(name.lower(), value) for name, value in answer.headers.items()]
         kept = sorted(header for header in headers if header[0] not in SERVER_S_OWN)
-        return Heard(answer.status, answer.reason, kept, answer.read())
+        return Heard(answer.status, kept, answer.read())
     finally:
         connection.close()
 

@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 import fildes
 from fildes.testing import Node
 
-from .conftest import EXAMPLES, Curl, census, told
+from .conftest import EXAMPLES, Curl, census, install, told
 
 SOMEBODY = 61_000  # a uid that stands for nothing; nobody's (65534) is the kernel's word for those it can't tell
 
@@ -34,16 +34,10 @@ def public_python() -> str:
 
 def installed(folder: Path, python: str) -> None:
     """Fildes and what it requires, for `python`, in `folder`."""
-    import uv
-
     source = Path(fildes.__file__).parent
     shutil.copytree(source, folder / "fildes", ignore=shutil.ignore_patterns("__pycache__"))
     project = tomllib.loads((source.parents[1] / "pyproject.toml").read_text())["project"]
-    command = [uv.find_uv_bin(), "pip", "install", "--quiet", "--python", python, "--target", str(folder)]
-    done = subprocess.run(
-        [*command, *project["dependencies"]], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    install(folder, *project["dependencies"], python=python)
     subprocess.run([python, "-m", "compileall", "-q", str(folder / "fildes")], check=True, timeout=60)
 
 
