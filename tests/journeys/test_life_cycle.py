@@ -132,6 +132,8 @@ def test_a_stream_in_flight_ends_as_it_began(herald: Herald) -> None:
         connection.request("GET", "/drip", headers={"Host": HOST})
         answer = connection.getresponse()
         assert answer.readline() == b"before\n"
+        tables = told(herald.node, "caps", "herald")["processes"]
+        assert any(entry["why"].startswith("connection 127.0.0.1:") for entry in tables[0]["fds"]), tables[0]["fds"]
         herald.publish("after")
         assert herald.says() == "after"
         assert answer.read() == b"before\n" * 14 + b"end\n"
