@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from fildes.kernel.process import set_parent_death_signal
 from fildes.testing import traces
 
 START_TIME = 30.0  # seconds
@@ -102,6 +103,8 @@ class Node:
                 stderr=self._printed,
                 pass_fds=[writer],
                 start_new_session=True,
+                # A test run that is killed takes its nodes with it.
+                preexec_fn=lambda: set_parent_death_signal(signal.SIGTERM),  # noqa: PLW1509 - one thread
             )
         finally:
             os.close(writer)
