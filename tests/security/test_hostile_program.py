@@ -262,11 +262,12 @@ def test_a_conveyor_made_blocking_holds_nobody_up(node: Node, tmp_path: Path) ->
 )
 def test_no_word_leaves_a_program_loading_for_ever(house: Node, tmp_path: Path, words: object) -> None:
     folder = make(tmp_path / "loading", STILL_LOADING, WORDS=repr(words).replace("nan", "float('nan')"))
+    before = programs(house)  # others' services may be warm on the node that tests share
     done = house.fildes("publish", folder, check=False)
     assert done.returncode != 0
     printed = done.stdout + done.stderr
     assert not any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in printed if letter not in "\n\t")
-    assert eventually(lambda: not programs(house)), "it runs on, and its gate is open"
+    assert eventually(lambda: programs(house) <= before), "it runs on, and its gate is open"
     assert house.fildes("ps").stdout
 
 
