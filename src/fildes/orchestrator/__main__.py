@@ -71,6 +71,8 @@ class Orchestrator:
         self._releases = listed
         for release in gone:
             self._retire(release)
+        for supervised in self._supervised.values():
+            supervised.renew()  # a secret may have been set in a change that was missed
         self._listed.resolve(None)
 
     def _change(self, delta: ReleaseDelta) -> None:
@@ -114,7 +116,8 @@ class Orchestrator:
         if not any(release.service == asked.body.service for release in self._releases.values()):
             raise Refused("not-found", f"no service {asked.body.service!r}; see: fildes ps")
         concerned = [s for s in self._supervised.values() if s.release.service == asked.body.service]
-        return orchestrator.Stopped(sum([await supervised.stop() for supervised in concerned]))
+        stopping = [self._loop.spawn(supervised.stop()) for supervised in concerned]  # all are told at once
+        return orchestrator.Stopped(sum([await task for task in stopping]))
 
     async def plan(self, asked: Asked[orchestrator.Plan]) -> orchestrator.PlanReply:
         await self._began

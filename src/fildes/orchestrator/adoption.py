@@ -12,6 +12,7 @@ from fildes.kernel import process
 from fildes.kernel.fds import Fd, close_all, send_with_fds
 from fildes.kernel.loop import EPOLLIN, Loop
 from fildes.orchestrator.conveyor import Conveyor
+from fildes.orchestrator.instances import never_started
 from fildes.orchestrator.supervised import DRAIN, Supervised
 from fildes.wire.catalogue import Release
 
@@ -52,7 +53,7 @@ def _finish(loop: Loop, store: Store, deposits: Sequence[Deposit]) -> None:
 
     A release that was draining goes on doing so: an instance of it may own connections.
     """
-    draining = any(deposit.key.startswith("instance.") for deposit in deposits)
+    draining = any(deposit.key.startswith("instance.") and not _in_stock(deposit) for deposit in deposits)
     for deposit in deposits:
         what = deposit.key.partition(".")[0]
         if what == "conveyor":
@@ -72,6 +73,7 @@ def _finish(loop: Loop, store: Store, deposits: Sequence[Deposit]) -> None:
 
 def _end_later(loop: Loop, store: Store, zygote: Deposit) -> None:
     """Its instance ends when it has finished; the zygote, and what is left, when the time for that is over."""
+    store.drop(zygote.key)  # the place is a successor's from now on
     pidfd = zygote.fds[0]
     timer = loop.call_later(DRAIN, lambda: _kill(pidfd))
 
@@ -79,9 +81,12 @@ def _end_later(loop: Loop, store: Store, zygote: Deposit) -> None:
         timer.cancel()
         loop.unwatch(pidfd.fileno())
         close_all(zygote.fds)
-        store.drop(zygote.key)
 
     loop.watch(pidfd.fileno(), EPOLLIN, gone)
+
+
+def _in_stock(instance: Deposit) -> bool:
+    return len(instance.fds) == 1 and never_started(instance.fds[0].fileno())
 
 
 def _kill(pidfd: Fd) -> None:

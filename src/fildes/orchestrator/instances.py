@@ -188,6 +188,8 @@ class Instance:
         if self._patience < 0:
             self._loop.unwatch(self._handle.fileno())
             self.kill()
+            if self._pidfd is None:
+                self.on_end()
             return
         try:
             received = receive_with_fds(self._handle.fileno(), 64, 1)

@@ -27,7 +27,7 @@ def zygote_key(release: Release, zygote: Zygote) -> str:
 
 
 async def load(loop: Loop, peer: Peer, store: Store, resources: Resources, release: Release) -> Zygote:
-    """A zygote that has loaded the program and can do nothing new any more; it is in the fd store.
+    """A zygote that has loaded the program and can do nothing new any more.
 
     While it loads its pidfd is there, so that a successor of ours can end it. Raises Refused with the tenant's error,
     and OSError; nothing is left then.
@@ -41,10 +41,13 @@ async def load(loop: Loop, peer: Peer, store: Store, resources: Resources, relea
             zygote.kill()
             zygote.close()
             raise
-        store.deposit(zygote_key(release, zygote), held_as_blob(zygote.held), zygote.descriptors)
         return zygote
     finally:
         store.drop(key)
+
+
+def deposit(store: Store, release: Release, zygote: Zygote) -> None:
+    store.deposit(zygote_key(release, zygote), held_as_blob(zygote.held), zygote.descriptors)
 
 
 async def _loaded(loop: Loop, peer: Peer, resources: Resources, release: Release, born: Any) -> Zygote:

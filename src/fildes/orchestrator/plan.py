@@ -68,6 +68,7 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, tuple[Do, ...]]]] = {
     (S.HALTED, E.WANTED): (S.HALTED, (Do.HAND_BACK,)),
     (S.HALTED, E.STOP): (S.ASLEEP, (Do.WATCH,)),
     (S.HALTED, E.RETIRE): (S.RETIRED, (Do.HAND_BACK,)),
+    (S.RETIRED, E.STOP): (S.RETIRED, (Do.DISMISS,)),
     (S.RETIRED, E.ENDED): (S.RETIRED, (Do.END,)),
     (S.RETIRED, E.CRASHED): (S.RETIRED, (Do.END,)),
     (S.RETIRED, E.ZYGOTE_GONE): (S.RETIRED, (Do.END,)),

@@ -37,11 +37,11 @@ class Stock:
     def fill(self, zygote: Zygote) -> None:
         """See to it that there is a kit, for an instance of `zygote`."""
         if self._kit is None and self._filling is None:
-            self._filling = self._loop.spawn(self._fill(zygote))
+            self._filling = self._loop.spawn(self._fill(zygote, self._edition))
 
     async def filled(self) -> None:
         """Wait until what is being put together is there, or refused."""
-        if self._filling is not None:
+        while self._filling is not None and self._kit is None:
             await self._filling
 
     def take(self) -> Kit | None:
@@ -52,6 +52,7 @@ class Stock:
     def empty(self) -> None:
         """What its grants open may be another now (a secret was set), or its zygote is gone."""
         self._edition += 1
+        self._filling = None  # it takes away what it got
         kit = self.take()
         if kit is not None:
             self.discard(kit)
@@ -61,15 +62,11 @@ class Stock:
         self._store.drop(instance_key(self._release.id, kit.instance))
         kit.close()
 
-    async def _fill(self, zygote: Zygote) -> None:
+    async def _fill(self, zygote: Zygote, edition: int) -> None:
+        kit: Kit | None = None
         try:
-            edition = self._edition
             kit = await prepare(self._peer, self._release)
-            while edition != self._edition and not zygote.gone:
-                edition = self._edition
-                kit.close()
-                kit = await prepare(self._peer, self._release)
-            if zygote.gone:
+            if edition != self._edition or zygote.gone:
                 kit.close()
                 return
             # Cgroups cost 0.1 ms to make: here, where no request waits.
@@ -78,7 +75,10 @@ class Stock:
                 kit.entrances = kit.cgroup.entrances()
             self._store.deposit(instance_key(self._release.id, kit.instance), held_as_blob(kit.held), [kit.ours])
             self._kit = kit
-        except Refused as refused:
-            self._refused(f"a grant could not be opened: {refused.text}")
+        except (Refused, OSError) as error:
+            if kit is not None:
+                kit.close()
+            self._refused(f"what an instance starts with could not be put together: {error}")
         finally:
-            self._filling = None
+            if edition == self._edition:
+                self._filling = None

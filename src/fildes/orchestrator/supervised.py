@@ -159,20 +159,26 @@ class Supervised:
             _CARRY_OUT[action](self)
 
     def _launch(self) -> None:
-        self._loading = self._loop.spawn(self._load())
+        self._loading = self._loop.spawn(self._load(self._loading))
 
-    async def _load(self) -> None:
+    async def _load(self, before: Task[None] | None) -> None:
+        """One at a time: one that was stopped meanwhile takes away what it made before the next begins."""
+        if before is not None:
+            await before
+        if self.state is not State.LOADING:
+            return
         try:
             zygote = await loading.load(self._loop, self._peer, self._store, self._resources, self.release)
+            if self.state is not State.LOADING or self._aside:  # it was stopped or retired meanwhile
+                zygote.kill()
+                zygote.close()
+                return
+            loading.deposit(self._store, self.release, zygote)
         except Exception as error:  # also one of ours that a program provoked: the release must not stay half-loaded
             if not isinstance(error, Refused | OSError):
                 self._loop.on_error(error)
-            self._loading = None
-            self._did_not_load(f"{self.release.service} did not load: {error}")
-            return
-        self._loading = None
-        if self.state is not State.LOADING:  # it was stopped or retired meanwhile
-            self._drop(zygote)
+            if self.state is State.LOADING:
+                self._did_not_load(f"{self.release.service} did not load: {error}")
             return
         self._take_up(zygote)
         self._happened(Event.LOADED)
@@ -323,7 +329,7 @@ class Supervised:
             return
         self._happened(event)
         if self.zygote is not None and self.zygote.threads > 1:
-            self._on_zygote_gone()
+            self._on_zygote_gone(expected=True)
         else:
             self._prepare()
 
@@ -334,10 +340,14 @@ class Supervised:
         self._keep_conveyor(self.note)
         self._happened(Event.TOO_MANY)
 
-    def _on_zygote_gone(self) -> None:
+    def _on_zygote_gone(self, *, expected: bool = False) -> None:
         if self.zygote is None:
             return
-        expected = self.zygote.threads > 1
+        if self.instance is not None and self.zygote.threads > 1:  # they are one process
+            if self._status is None:
+                self._status = self.zygote.status
+            self._instance_over(self.instance)
+            return
         oom = self._new_oom_kills()
         if self.instance is not None:
             self._status = self._status if self._status is not None else 9
@@ -417,6 +427,8 @@ class Supervised:
             instance = self.instance
             instance.drain()
             self._set_timer(STOP_LIMIT, lambda: self._insist(instance))
+        else:  # ordered, and not started yet
+            self._happened(Event.ENDED)
 
     def _insist(self, instance: Instance) -> None:
         instance.kill()
@@ -427,8 +439,9 @@ class Supervised:
         if self.instance is None:
             self._loop.call_soon(self._end)
             return
-        self.instance.drain()
-        self._set_timer(DRAIN, self._end)
+        if not self.instance.stopping:  # else it has less time already
+            self.instance.drain()
+            self._set_timer(DRAIN, self._end)
 
     # — a restart of this daemon —
 
