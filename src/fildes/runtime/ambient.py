@@ -108,7 +108,8 @@ class _TimeOfLogs:
         self._start = time.monotonic_ns()
 
     def time_ns(self) -> int:
-        return time.monotonic_ns() - self._start
+        # Served, it is the coarse clock, up to a tick behind the fine one of the start.
+        return max(0, time.monotonic_ns() - self._start)
 
     def time(self) -> float:
         return self.time_ns() / 1e9
