@@ -12,14 +12,12 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
+from fildes.pack.base import PACKAGE, SITE, SITE_PACKAGES  # the view and the base pack have the same paths
 from fildes.sandbox.plan import Plan
 from fildes.sandbox.steps import CONTROL
 from fildes.sandbox.view import Bind, Entry, File, Filesystem, Link
 from fildes.wire.catalogue import Release
 
-PACKAGE: Final = "/fildes/lib/fildes"
-SITE: Final = "/fildes/site"
-SITE_PACKAGES: Final = ("uvloop", "wsproto", "h11")  # what the runtime uses where it finds it
 _SHARED: Final = (
     "/etc/ld.so.cache",
     "/etc/mime.types",

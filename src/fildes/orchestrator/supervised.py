@@ -302,7 +302,7 @@ class Supervised:
         status = self._status if self._status is not None else 0 if instance.idle or instance.stopping else 9
         fine = instance.stopping or ((instance.idle or status == 0) and not self._left_undone(instance))
         reason = plan.exit_sentence(status, self._new_oom_kills())
-        self._peer.tell("web.died", web.Died(self.release.id, instance.name, reason, max(instance.pid, 0)))
+        self._tell_died(instance, reason)
         if not fine:
             self.crashes += 1
             self.note = f"the last instance ended: {reason}"
@@ -353,7 +353,7 @@ class Supervised:
             self._status = self._status if self._status is not None else 9
             instance, self.instance = self.instance, None
             reason = plan.exit_sentence(self.zygote.status or 9, oom)
-            self._peer.tell("web.died", web.Died(self.release.id, instance.name, reason, max(instance.pid, 0)))
+            self._tell_died(instance, reason)
             self._close(instance)
             self.note = f"its zygote ended, and its instance with it: {reason}"
             self.crashes += 1
@@ -379,13 +379,15 @@ class Supervised:
         self._clear_timer()
         if self.instance is not None:
             instance, self.instance = self.instance, None
-            self._peer.tell(
-                "web.died", web.Died(self.release.id, instance.name, "it was stopped", max(instance.pid, 0))
-            )
+            self._tell_died(instance, "it was stopped")
             instance.close()
         self._drop_zygote()
         if self.state is State.RETIRED:
             self._forget()
+
+    def _tell_died(self, instance: Instance, reason: str) -> None:
+        """The door answers for what it had taken and not begun."""
+        self._peer.tell("web.died", web.Died(self.release.id, instance.name, reason, max(instance.pid, 0)))
 
     def _close(self, instance: Instance) -> None:
         instance.close()
