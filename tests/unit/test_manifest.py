@@ -177,9 +177,9 @@ def test_the_same_host_twice() -> None:
     assert got == ['fildes.toml:5: hosts[1]: "a.localhost" is listed twice; leave one out']
 
 
-def test_runtimes_to_come_are_named() -> None:
-    got = refused('name = "a"\nruntime = "wsgi"\nhosts = ["a.localhost"]')
-    assert got == ['fildes.toml:2: runtime: runtime "wsgi" comes later: this version runs asgi and static']
+def test_a_runtime_that_is_none() -> None:
+    got = refused('name = "a"\nruntime = "wsgy"\nhosts = ["a.localhost"]')
+    assert got[0].startswith('fildes.toml:2: runtime: unknown runtime "wsgy"')
 
 
 def test_a_service_that_says_no_host_has_its_name_below_localhost() -> None:

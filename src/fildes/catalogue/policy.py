@@ -183,6 +183,8 @@ def _limits(manifest: Manifest, policy: Policy) -> list[Problem]:
         ("cpu", limits.cpu, policy.cpu),
         ("tasks", limits.tasks, policy.tasks),
         ("concurrency", limits.concurrency, policy.concurrency),
+        ("instances", limits.instances + limits.spares, policy.instances),
+        ("log", limits.log, policy.log),
     ):
         if asked > most:
             text = f"limits.{name}: {asked:,} is above what this owner may give a service: {most:,}"

@@ -13,6 +13,9 @@ from msgspec import Raw
 
 from fildes.wire.catalogue import Route
 
+_EMPTY_LIST: Final = Raw(b"\x90")
+_EMPTY_TEXT: Final = Raw(b"\xa0")  # of releases that an earlier version stored
+
 
 class _Stored(msgspec.Struct):
     """Manifest, as far as it is looked at here. The encoder leaves no field out."""
@@ -23,6 +26,8 @@ class _Stored(msgspec.Struct):
     grants: Raw
     limits: Raw
     offers: list[str]
+    on_release: Raw = _EMPTY_LIST
+    health: Raw = _EMPTY_TEXT
 
 
 class _Release(msgspec.Struct):
@@ -42,7 +47,9 @@ class _Release(msgspec.Struct):
     pack: str
     abi: str
     uid: int
-    state: str = "current"
+    state: str
+    on_release: Raw
+    health: Raw
 
 
 class _Rights(msgspec.Struct):
@@ -72,9 +79,8 @@ def releases(rows: Iterable[Any]) -> bytes:
     found = []
     for id, service, owner, runtime, manifest, *files in rows:
         of = _stored.decode(manifest)
-        found.append(
-            _Release(id, service, owner, runtime, of.entry, of.hosts, of.env, of.grants, of.limits, of.offers, *files)
-        )
+        first = (id, service, owner, runtime, of.entry, of.hosts, of.env, of.grants, of.limits, of.offers)
+        found.append(_Release(*first, *files, "current", of.on_release, of.health))
     return _encoder.encode(found)
 
 

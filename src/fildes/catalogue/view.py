@@ -39,6 +39,8 @@ def release(
         abi=abi,
         uid=uid,
         state=state,
+        on_release=manifest.on_release,
+        health=manifest.health,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -14,15 +14,18 @@ from fildes.capabilities.kinds import DECLARED
 from fildes.manifest import places, words
 from fildes.manifest.problems import ManifestError, Problem, did_you_mean, listed, quote
 from fildes.manifest.words import Wrong
-from fildes.wire.catalogue import Grant, Limits, Manifest
+from fildes.wire.catalogue import Grant, Limits, Manifest, Runtime
 
-RUNTIMES: Final = ("asgi", "static")
-LATER: Final = ("wsgi", "function", "service")
+RUNTIMES: Final = ("asgi", "wsgi", "function", "service", "static")
 MAX_FILE: Final = 64 << 10
 MAX_MANIFEST: Final = 32 << 10  # bytes of msgpack: a release and its delta must fit one datagram
 
-_TOP = ("name", "runtime", "entry", "hosts", "env", "grants", "limits", "offers")
-_LIMITS = ("memory", "cpu", "tasks", "concurrency")
+_TOP = ("name", "runtime", "entry", "hosts", "on_release", "health", "extras", "env", "grants", "limits", "offers")
+_SIZES = {"memory": words.MEMORY, "body": words.BODY, "log": words.LOG}
+_NUMBERS = {"cpu": words.CPU, "timeout": words.TIMEOUT}
+_COUNTS = {"tasks": 1, "concurrency": 1, "instances": 1, "spares": 0, "connections": 1}
+_LIMITS = (*_SIZES, *_NUMBERS, *_COUNTS)
+_USUAL = {"asgi": "main:app", "wsgi": "main:app", "function": "main:handle", "service": "main:main"}
 _NAMED = {
     str: "a string",
     int: "a whole number",
@@ -101,19 +104,25 @@ class _Reader:
         offers = self._offers()
         limits = self._limits()
         env = self._env()
-        if "hosts" not in self.tree and (runtime == "static" or not offers):
+        on_release = self._commands(runtime)
+        health = self._health(runtime)
+        extras = self._words(("extras",), words.extra)
+        if "hosts" not in self.tree and runtime != "service" and (runtime == "static" or not offers):
             hosts = [f"{name}.localhost"]
         elif not self.problems:
             self._reachable(name, runtime, hosts, offers)
         return Manifest(
             name=name,
-            runtime="static" if runtime == "static" else "asgi",
+            runtime=cast(Runtime, runtime),
             entry=entry,
             hosts=hosts,
             env=env,
             grants=grants,
             limits=limits,
             offers=offers,
+            on_release=on_release,
+            health=health,
+            extras=extras,
             filename=filename,
             lines={".".join(map(str, path)): line for path, line in self.lines.items() if path[0] != "env"},
         )
@@ -122,10 +131,7 @@ class _Reader:
 
     def _runtime(self) -> str:
         runtime = self._word(("runtime",), str, required=f"one of: {listed(RUNTIMES)}")
-        if runtime in LATER:
-            text = f"runtime {quote(runtime)} comes later: this version runs {' and '.join(RUNTIMES)}"
-            self._wrong(("runtime",), text)
-        elif runtime and runtime not in RUNTIMES:
+        if runtime and runtime not in RUNTIMES:
             self._wrong(
                 ("runtime",),
                 f"unknown runtime {quote(runtime)}; known are {listed(RUNTIMES)}",
@@ -137,15 +143,30 @@ class _Reader:
         entry = self._word(("entry",), str)
         if runtime == "static" and "entry" in self.tree:
             self._wrong(("entry",), "a static service has no entry: its files are served as they are", "leave it out")
-        elif runtime == "asgi" and "entry" not in self.tree:
-            self._wrong((), "entry is missing; expected what to run", 'such as entry = "main:app"')
-        elif runtime == "asgi" and entry and not words.ENTRY.fullmatch(entry):
-            stem = entry.removesuffix(".py").replace("/", ".")
-            hint = f'did you mean "{stem}:app"?' if words.ENTRY.fullmatch(f"{stem}:app") else ""
-            self._wrong(("entry",), f'{quote(entry)}: expected "module:object", such as "main:app"', hint)
-        elif runtime == "asgi" and isinstance(self.tree["entry"], str) and not entry:
-            self._wrong(("entry",), 'is empty; expected "module:object", such as "main:app"')
+        if runtime not in _USUAL:
+            return entry
+        usual = _USUAL[runtime]
+        if "entry" not in self.tree:
+            self._wrong((), "entry is missing; expected what to run", f'such as entry = "{usual}"')
+        elif entry and not words.ENTRY.fullmatch(entry):
+            stem = f"{entry.removesuffix('.py').replace('/', '.')}:{usual.partition(':')[2]}"
+            hint = f'did you mean "{stem}"?' if words.ENTRY.fullmatch(stem) else ""
+            self._wrong(("entry",), f'{quote(entry)}: expected "module:object", such as "{usual}"', hint)
+        elif isinstance(self.tree["entry"], str) and not entry:
+            self._wrong(("entry",), f'is empty; expected "module:object", such as "{usual}"')
         return entry
+
+    def _commands(self, runtime: str) -> list[str]:
+        if runtime == "static" and "on_release" in self.tree:
+            self._wrong(("on_release",), "a static service runs no commands", "leave it out")
+            return []
+        return self._words(("on_release",), words.command)
+
+    def _health(self, runtime: str) -> str:
+        if runtime in ("static", "service") and "health" in self.tree:
+            self._wrong(("health",), f"a {runtime} service has no program that answers requests", "leave it out")
+            return ""
+        return self._word(("health",), words.health)
 
     def _grant(self, name: str) -> Grant | None:
         path = ("grants", name)
@@ -182,24 +203,27 @@ class _Reader:
         table = self._table(("limits",))
         self._only_known(("limits",), table, _LIMITS)
         found: dict[str, Any] = {}
-        if "memory" in table:
-            memory = self._tried(("limits", "memory"), words.size, table["memory"])
-            if memory is not None and not words.MEMORY[0] <= memory <= words.MEMORY[1]:
-                hint = f'did you mean "{memory}MiB"?' if 8 <= memory <= 1 << 20 else ""
-                least = words.MEMORY[0] >> 20
-                self._wrong(("limits", "memory"), f"{quote(memory)} bytes: expected at least {least} MiB", hint)
-            found["memory"] = memory
-        if "cpu" in table:
-            cpu = self._get(("limits", "cpu"), float)
-            if cpu is not None and not words.CPU[0] <= cpu <= words.CPU[1]:
-                self._wrong(("limits", "cpu"), f"{cpu:g}: expected cores, from 0.01 to 1024", "0.5 is half of one core")
-            found["cpu"] = cpu
-        for name in ("tasks", "concurrency"):
+        for name, (least, most) in _SIZES.items():
             if name in table:
-                number = self._get(("limits", name), int)
-                if number is not None and not 1 <= number <= words.MOST:
-                    self._wrong(("limits", name), f"{quote(number)}: expected a number from 1 to {words.MOST}")
+                size = self._tried(("limits", name), words.size, table[name])
+                if size is not None and not least <= size <= most:
+                    hint = f'did you mean "{size}MiB"?' if 8 <= size <= 1 << 20 else ""
+                    text = f"{quote(size)} bytes: expected at least {words.written(least)}"
+                    self._wrong(("limits", name), text, hint)
+                found[name] = size
+        for name, (low, high) in _NUMBERS.items():
+            if name in table:
+                number = self._get(("limits", name), float)
+                if number is not None and not low <= number <= high:
+                    unit, hint = words.MEANT[name]
+                    self._wrong(("limits", name), f"{number:g}: expected {unit}, from {low:g} to {high:g}", hint)
                 found[name] = number
+        for name, fewest in _COUNTS.items():
+            if name in table:
+                count = self._get(("limits", name), int)
+                if count is not None and not fewest <= count <= words.MOST:
+                    self._wrong(("limits", name), f"{quote(count)}: expected a number from {fewest} to {words.MOST}")
+                found[name] = count
         return Limits(**{k: v for k, v in found.items() if v is not None})
 
     def _env(self) -> dict[str, str]:
@@ -222,7 +246,10 @@ class _Reader:
         return self._words(("offers", "to"), words.offered)
 
     def _reachable(self, name: str, runtime: str, hosts: list[str], offers: list[str]) -> None:
-        if hosts or (offers and runtime != "static"):
+        if runtime == "service" and hosts:
+            text = "a service of this runtime answers no HTTP"
+            self._wrong(("hosts",), text, 'leave hosts out, or write runtime = "asgi", "wsgi" or "function"')
+        if hosts or runtime == "service" or (offers and runtime != "static"):
             return
         hint = f'write hosts = ["{name}.localhost"]'
         if runtime != "static":

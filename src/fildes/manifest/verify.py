@@ -21,12 +21,19 @@ def verify(manifest: Manifest, kinds: Mapping[str, Kind] = DECLARED) -> list[Pro
             found.append(Problem(0, f"{what}: {quote(value)} was not made by this version's manifest reader"))
 
     must(words.SERVICE.fullmatch(manifest.name) is not None, "name", manifest.name)
-    runs = words.ENTRY.fullmatch(manifest.entry) is not None if manifest.runtime == "asgi" else not manifest.entry
+    runs = words.ENTRY.fullmatch(manifest.entry) is not None if manifest.runtime != "static" else not manifest.entry
     must(runs, "entry", manifest.entry)
     for host in manifest.hosts:
         must(_fixed(words.route, host), "hosts", host)
     for service in manifest.offers:
         must(_fixed(words.offered, service), "offers.to", service)
+    for command in manifest.on_release:
+        must(manifest.runtime != "static" and _fixed(words.command, command), "on_release", command)
+    answers = manifest.runtime not in ("static", "service")
+    must(not manifest.health or (answers and _fixed(words.health, manifest.health)), "health", manifest.health)
+    must(answers or manifest.runtime == "static" or not manifest.hosts, "hosts of a service", manifest.hosts)
+    for extra in manifest.extras:
+        must(_fixed(words.extra, extra), "extras", extra)
     for name, value in manifest.env.items():
         must(words.env(name) and "\0" not in value, "env", name)
     for grant in manifest.grants:
@@ -38,8 +45,16 @@ def verify(manifest: Manifest, kinds: Mapping[str, Kind] = DECLARED) -> list[Pro
         options = grant.options if grant.to is None else {**grant.options, "to": grant.to}
         found += [Problem(0, f"grants.{grant.name}: {text}") for text in problems(kinds[grant.kind], options)]
     limits = manifest.limits
-    sound = words.MEMORY[0] <= limits.memory <= words.MEMORY[1] and words.CPU[0] <= limits.cpu <= words.CPU[1]
-    must(sound and all(1 <= n <= words.MOST for n in (limits.tasks, limits.concurrency)), "limits", limits)
+    ranges: tuple[tuple[float, tuple[float, float]], ...] = (
+        (limits.memory, words.MEMORY),
+        (limits.body, words.BODY),
+        (limits.log, words.LOG),
+        (limits.cpu, words.CPU),
+        (limits.timeout, words.TIMEOUT),
+        (limits.spares, (0, words.MOST)),
+        *((n, (1, words.MOST)) for n in (limits.tasks, limits.concurrency, limits.instances, limits.connections)),
+    )
+    must(all(least <= value <= most for value, (least, most) in ranges), "limits", limits)
     names = [grant.name for grant in manifest.grants]
     for what, all_of in (("hosts", manifest.hosts), ("offers.to", manifest.offers), ("grants", names)):
         must(len(set(all_of)) == len(all_of), f"{what}, one listed twice", ", ".join(all_of))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import encodings.idna  # noqa: F401 — the codec, now: a confined process could not load it at its first use
 import ipaddress
 import re
+import shlex
 from typing import Final
 
 from fildes.capabilities.connect.grant import address_of
@@ -17,8 +18,12 @@ GRANT: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 ENV: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 ENTRY: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 MEMORY: Final = (8 << 20, (1 << 60) - 1)  # bytes that [limits] may say
+BODY: Final = (0, 1 << 40)  # bytes
+LOG: Final = (64 << 10, 1 << 40)  # bytes
 CPU: Final = (0.01, 1024.0)  # cores
-MOST: Final = 1 << 20  # tasks, connections
+TIMEOUT: Final = (1.0, 86400.0)  # seconds
+MOST: Final = 1 << 20  # tasks, requests, instances, connections
+MEANT: Final = {"cpu": ("cores", "0.5 is half of one core"), "timeout": ("seconds", "")}
 UNITS: Final = {
     "B": 1,
     "KiB": 1 << 10,
@@ -36,6 +41,8 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # RFC 3986 pchar without escapes: a prefix that could be written in two ways would be matched in one.
 _SEGMENT = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
 _LONGEST_PREFIX = 256
+_PATH = re.compile(r"/[!-~]{0,255}")
+_EXTRA = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?", re.ASCII)
 
 
 class Wrong(ValueError):
@@ -62,6 +69,14 @@ def size(value: object) -> int:
             f'did you mean "{found[1]}{meant}"?',
         )
     return int(found[1]) * UNITS[unit]
+
+
+def written(size: int) -> str:
+    """Bytes as a manifest would say them: "8 MiB"."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size and size % UNITS[unit] == 0:
+            return f"{size // UNITS[unit]} {unit}"
+    return f"{size} B"
 
 
 def env(name: str) -> bool:
@@ -132,6 +147,34 @@ def route(value: str) -> str:
     if len(prefix) > _LONGEST_PREFIX:
         raise Wrong(f"{quote(value)}: the path behind the host is longer than {_LONGEST_PREFIX} characters")
     return f"{name}/{prefix}"
+
+
+def command(value: str) -> str:
+    """ "python manage.py migrate" or "python -m package.module": one command of a release, as `fildes run` takes it."""
+    try:
+        first, *rest = shlex.split(value) or [""]
+    except ValueError as error:
+        raise Wrong(f"{quote(value)} is not a command: {error}") from error
+    if first != "python" or not rest:
+        hint = f'write "python -m {first}"' if first and not rest else 'such as "python manage.py migrate"'
+        raise Wrong(f"{quote(value)}: a command of a release begins with python and names a file or -m module", hint)
+    if len(value) > 4096 or "\0" in value:
+        raise Wrong(f"{quote(value[:64])}: a command may have 4096 characters, and no zero byte")
+    return value
+
+
+def health(value: str) -> str:
+    """A path to ask for: "/healthz"."""
+    if not _PATH.fullmatch(value):
+        raise Wrong(f"{quote(value)}: expected a path that begins with '/', of at most 256 plain characters")
+    return value
+
+
+def extra(value: str) -> str:
+    """The name of an extra (PEP 685), normalised."""
+    if not _EXTRA.fullmatch(value):
+        raise Wrong(f"{quote(value)} is not the name of an extra: letters, digits, '-', '_' and '.'")
+    return re.sub(r"[-_.]+", "-", value).lower()
 
 
 def target(value: str) -> str:

@@ -39,7 +39,7 @@ CODES: dict[str, str] = {
     "warm": "the program did not start; the text is the orchestrator's",
 }
 
-Runtime = Literal["asgi", "static"]
+Runtime = Literal["asgi", "wsgi", "function", "service", "static"]
 State = Literal["candidate", "current", "old"]
 
 
@@ -53,19 +53,31 @@ class Grant(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
-    """Of one instance: memory in bytes, cpu in cores, tasks = processes and threads, concurrency = connections."""
+    """Of one instance: memory in bytes, cpu in cores, tasks = processes and threads, concurrency = requests at once.
+
+    Of the service: `instances` at the most, `spares` that stand ready beyond those in use, `connections` at once,
+    `log` bytes of its log that are kept. Of one request: `body` bytes, `timeout` seconds until its answer begins.
+    """
 
     memory: int = 256 << 20
     cpu: float = 1.0
     tasks: int = 32
     concurrency: int = 64
+    instances: int = 1
+    spares: int = 0
+    connections: int = 4096
+    body: int = 100 << 20
+    timeout: float = 60.0
+    log: int = 8 << 20
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """What fildes.toml declares, checked (`fildes.manifest.read`).
 
     `hosts` are "host" or "host/prefix", lower case, ASCII (IDNA), without a trailing slash. `offers` are services that
-    may connect to this one: "shop" is the same owner's, "anna/shop" is anna's.
+    may connect to this one: "shop" is the same owner's, "anna/shop" is anna's. `on_release` are commands that run in
+    the release's confinement before it becomes current ("python manage.py migrate"), `health` is a path that must
+    then answer below 400, `extras` are those of its pyproject.toml that are installed.
     `filename` and `lines` ("hosts.0", "grants.db.to", … → line) are for error messages only.
     """
 
@@ -77,6 +89,9 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     grants: list[Grant] = []
     limits: Limits = Limits()
     offers: list[str] = []
+    on_release: list[str] = []
+    health: str = ""
+    extras: list[str] = []
     filename: str = "fildes.toml"
     lines: dict[str, int] = {}
 
@@ -100,6 +115,8 @@ class Release(Struct, frozen=True, forbid_unknown_fields=True):
     abi: str
     uid: int
     state: State
+    on_release: list[str] = []
+    health: str = ""
 
 
 class Route(Struct, frozen=True, forbid_unknown_fields=True):
@@ -317,8 +334,8 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
 
     `suffixes`: "*.localhost" (every name below localhost), "example.org" (that host itself), or "*" (every host).
     `static_bytes` and `program_bytes` bound one bundle of that sort, and half of its pack; `storage` is the
-    sum over the releases of the owner's other services and the new one; memory, cpu, tasks and concurrency
-    bound what [limits] may say. `private`: whether a `connect` to a host outside may say private = true, and
+    sum over the releases of the owner's other services and the new one; memory, cpu, tasks, concurrency, instances and
+    log bound what [limits] may say. `private`: whether a `connect` to a host outside may say private = true, and
     so reach this machine and its own networks.
     """
 
@@ -332,6 +349,8 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     cpu: float = 16.0
     tasks: int = 1024
     concurrency: int = 4096
+    instances: int = 16
+    log: int = 256 << 20
     private: bool = False
 
 
