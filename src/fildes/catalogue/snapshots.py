@@ -77,10 +77,10 @@ _encoder: Final = msgspec.msgpack.Encoder()
 
 def releases(rows: Iterable[Any]) -> bytes:
     found = []
-    for id, service, owner, runtime, manifest, *files in rows:
+    for id, service, owner, runtime, manifest, bundle, pack, abi, uid in rows:
         of = _stored.decode(manifest)
         first = (id, service, owner, runtime, of.entry, of.hosts, of.env, of.grants, of.limits, of.offers)
-        found.append(_Release(*first, *files, "current", of.on_release, of.health))
+        found.append(_Release(*first, bundle, pack, abi, uid, "current", of.on_release, of.health))
     return _encoder.encode(found)
 
 
