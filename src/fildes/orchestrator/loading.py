@@ -88,6 +88,9 @@ def _settings(release: Release) -> dict[str, Any]:
         "env": {"PATH": "/usr/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", **release.env},
         "grants": [{"name": grant.name, "kind": grant.kind, "to": grant.to} for grant in release.grants],
         "concurrency": release.limits.concurrency,
+        "tasks": release.limits.tasks,
+        "body": release.limits.body,
+        "timeout": release.limits.timeout,
         "idle": INSTANCE_IDLE,
         "paths": ["/app", "/deps"],
     }

@@ -15,7 +15,8 @@ class Kit:
     channel   SOCK_SEQPACKET to the bus
     packs     the release's pack, then the base pack
     grants    descriptors by the grant's name: clock [timerfd, memfd], random [fd], secret [memfd], …
-    settings  what `load` was given too: service, release, entry, hosts, env, grants, concurrency, idle, paths
+    settings  what `load` was given too: service, release, entry, hosts, env, grants, idle, paths,
+              and of the limits concurrency, tasks, body (bytes), timeout (s)
     """
 
     conveyor: int

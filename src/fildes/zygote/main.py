@@ -27,7 +27,7 @@ from fildes.runtime.kit import Kit
 from fildes.wire import zygote as wire
 from fildes.zygote import forking
 
-RUNTIMES: Final = frozenset({"asgi"})
+RUNTIMES: Final = frozenset({"asgi", "function", "service", "wsgi"})
 
 
 def main(control: int) -> int:
