@@ -14,7 +14,7 @@ from fildes.runtime.connection import Connection
 from fildes.wire import conveyor
 
 if TYPE_CHECKING:
-    from fildes.runtime.loop import Serving
+    from fildes.runtime.keeping import Keeping
 
 MESSAGES = 4  # taken in one go, before the requests in them get their turn
 RETRY = 0.005  # s until the door is told again, when its queue was full
@@ -25,7 +25,7 @@ _CONTROL = socket.CMSG_SPACE(4 * conveyor.MAX_CONNECTIONS)
 
 
 class Belt:
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: Keeping) -> None:
         self.serving = serving
         self.room = bytearray(conveyor.MAX_DATAGRAM)  # made in the zygote, and shared until it is written to
         self.view = memoryview(self.room)

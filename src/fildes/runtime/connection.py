@@ -12,7 +12,7 @@ from select import EPOLLIN, EPOLLOUT
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from fildes.runtime.loop import Serving
+    from fildes.runtime.keeping import Keeping
 
 
 class ClientGone(ConnectionResetError):
@@ -52,7 +52,7 @@ class Connection:
         "waiters",
     )
 
-    def __init__(self, serving: Serving, fd: int, serial: int, flags: int, client: tuple[str, int]) -> None:
+    def __init__(self, serving: Keeping, fd: int, serial: int, flags: int, client: tuple[str, int]) -> None:
         self.serving = serving
         self.fd = fd  # −1 once closed or handed back
         self.serial = serial  # the door's number; −1 for an introduced stream

@@ -6,13 +6,13 @@ from asyncio import Future, Task, TimerHandle, all_tasks
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fildes.runtime.loop import Serving
+    from fildes.runtime.keeping import Keeping
 
 DRAIN = 30.0  # s for requests that run
 
 
 class Ending:
-    def __init__(self, serving: Serving, idle: float) -> None:
+    def __init__(self, serving: Keeping, idle: float) -> None:
         self.serving = serving
         self.idle = idle  # s
         self.draining = False

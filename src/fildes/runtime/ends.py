@@ -12,7 +12,7 @@ from fildes.wire.http_body import Chunked, Sized
 from fildes.wire.http_fields import Refused
 
 if TYPE_CHECKING:
-    from fildes.runtime.loop import Serving
+    from fildes.runtime.keeping import Keeping
 
 LINGER = 2.0  # s
 UNREAD = 262144  # bytes of an unread body that are dropped before the connection is given up
@@ -41,7 +41,7 @@ class Discarding:
 
     __slots__ = ("connection", "left", "reader", "serving")
 
-    def __init__(self, serving: Serving, connection: Connection, reader: Sized | Chunked) -> None:
+    def __init__(self, serving: Keeping, connection: Connection, reader: Sized | Chunked) -> None:
         self.serving = serving
         self.connection = connection
         self.reader = reader
@@ -84,7 +84,7 @@ class Lingering:
 
     __slots__ = ("connection", "left", "serving")
 
-    def __init__(self, serving: Serving, connection: Connection) -> None:
+    def __init__(self, serving: Keeping, connection: Connection) -> None:
         self.serving = serving
         self.connection = connection
         self.left = UNREAD

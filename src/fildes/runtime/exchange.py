@@ -15,7 +15,9 @@ from select import EPOLLIN
 from typing import TYPE_CHECKING, Any
 
 from fildes.runtime.connection import ClientGone, Connection
-from fildes.runtime.response import Prepared, prepare
+from fildes.runtime.framing import Framing
+from fildes.runtime.keeping import COMPLETE, STARTED, STREAMING, WAITING
+from fildes.runtime.response import prepare
 from fildes.wire.http import HEAD_LIMIT, Bad, Fields, Line, Refused
 from fildes.wire.http_body import Chunked, Sized
 
@@ -26,74 +28,38 @@ Message = MutableMapping[str, Any]
 
 ASGI = {"version": "3.0", "spec_version": "2.3"}
 
-WAITING, STARTED, STREAMING, COMPLETE = range(4)
-
 GRACE = 2.0  # s that a response may pause after the client has finished sending, which may mean that it is gone
 BODY_TIMEOUT = 60.0  # s without a byte of a body that the program waits for
 # Where requests have taken most places: the least that a body must bring, after a while of patience.
 BODY_PATIENCE = 10.0  # s
 BODY_RATE = 256.0  # bytes/s
 WRITE_TIMEOUT = 60.0  # s without a byte taken by the client
-WORTH_READING = 262144  # bytes of an unread body that are read and dropped to keep a connection
-
-_NOTHING = Prepared(b"", None, False, False)
 
 
-class Exchange:
+class Exchange(Framing):
     __slots__ = (
         "began",
-        "chunked",
-        "connection",
         "delivered",
-        "expect",
         "gone",
         "got",
-        "head_only",
-        "keep",
-        "left",
-        "old",
         "patience",
-        "phase",
-        "prepared",
-        "reader",
-        "serving",
         "settled",
         "task",
-        "usual",
         "waiters",
         "wants",
     )
 
     def __init__(self, serving: Serving, connection: Connection, line: Line, fields: Fields) -> None:
-        self.serving = serving
-        self.connection = connection
+        super().__init__(serving, connection, line, fields)
         self.task: Task[None] | None = None
-        self.phase = WAITING
         self.gone = False
-        self.prepared = _NOTHING
         self.waiters: list[Future[None]] | None = None  # of receivers
         self.wants = False  # a receiver waits for more of the body
         self.began = 0.0  # when it first did
         self.got = 0  # bytes of body since then
-        self.head_only = line.method == "HEAD"
-        self.old = line.version == "1.0"
-        if self.old:
-            self.keep = fields.keep_alive and not fields.close
-            self.expect = False
-        else:
-            self.keep = not fields.close
-            self.expect = fields.expect_continue  # the client waits for 100 before it sends the body
-        self.usual = not self.head_only and not self.old
         self.settled = False  # its first steps are over, and the response is not complete
         self.patience = 3
-        self.chunked = False  # how the response is framed
-        self.left = -1  # bytes still to come of a response whose length is known
         self.delivered = False  # the program has got the request's body whole
-        self.reader: Sized | Chunked | None = None
-        if fields.chunked:
-            self.reader = Chunked()
-        elif fields.content_length:
-            self.reader = Sized(fields.content_length)
 
     async def run(self, scope: dict[str, Any]) -> None:
         try:
@@ -219,81 +185,6 @@ class Exchange:
                 waiter.set_result(None)
 
     # The response
-
-    def _whole(self, body: bytes) -> bytes:
-        """Head and body of a response that is complete."""
-        prepared = self.prepared
-        size = len(body)
-        if (
-            prepared.length == size
-            and self.usual
-            and self.keep
-            and self.reader is None
-            and not prepared.close
-            and not prepared.bodyless
-            and not self.connection.eof
-            and not self.serving.ending.draining
-            and self.serving.dater is None
-        ):
-            return prepared.complete + body
-        silent = self.head_only or prepared.bodyless
-        framing = b""
-        if prepared.length is None:
-            if not prepared.bodyless:
-                framing = b"content-length: %d\r\n" % size
-        elif prepared.length != size and not silent:
-            raise RuntimeError(f"the response has {size} bytes of body, but its content-length is {prepared.length}")
-        head = prepared.text + framing + self._last_lines(prepared) + b"\r\n"
-        return head if silent else b"".join((head, body))
-
-    def _first(self, body: bytes) -> bytes:
-        """Head and first piece of a response of which more will come."""
-        prepared = self.prepared
-        framing = b""
-        if prepared.bodyless or self.head_only:
-            self.left = -1
-            if not prepared.bodyless and prepared.length is None and not self.old:
-                framing = b"transfer-encoding: chunked\r\n"
-        elif prepared.length is not None:
-            self.left = prepared.length
-        elif self.old:
-            self.keep = False  # the end of the connection is the end of the body
-        else:
-            self.chunked = True
-            framing = b"transfer-encoding: chunked\r\n"
-        head = prepared.text + framing + self._last_lines(prepared) + b"\r\n"
-        self.phase = STREAMING
-        return head + self._next(body, True)
-
-    def _next(self, body: bytes, more: bool) -> bytes:
-        """A piece of the body, framed."""
-        if self.head_only or self.prepared.bodyless:
-            return b""
-        size = len(body)
-        if self.chunked:
-            last = b"" if more else b"0\r\n\r\n"
-            return b"%x\r\n%b\r\n%b" % (size, body, last) if size else last
-        if self.left >= 0:
-            self.left -= size
-            if self.left < 0:
-                raise RuntimeError("the response has more bytes of body than its content-length says")
-            if self.left and not more:
-                raise RuntimeError("the response has fewer bytes of body than its content-length says")
-        return bytes(body)
-
-    def _last_lines(self, prepared: Prepared) -> bytes:
-        connection = self.connection
-        if prepared.close or self.serving.ending.draining or (connection.eof and not connection.buffer):
-            self.keep = False
-        reader = self.reader
-        # A client that expects 100 may or may not send its body now; a long one isn't worth reading.
-        if reader is not None and (self.expect or (isinstance(reader, Sized) and reader.left > WORTH_READING)):
-            self.keep = False
-        dater = self.serving.dater
-        date = dater.line() if dater is not None and not prepared.dated else b""
-        if not self.keep:
-            return date + b"connection: close\r\n"
-        return date + b"connection: keep-alive\r\n" if self.old else date
 
     async def _write(self, data: bytes) -> None:
         connection = self.connection

@@ -13,67 +13,42 @@ closed in its first round is never registered anywhere.
 from __future__ import annotations
 
 import os
-import resource
-import select
-from asyncio import AbstractEventLoop, Future, Task, TimerHandle
+from asyncio import AbstractEventLoop, Future, Task
 from collections import deque
 from collections.abc import Awaitable, Callable
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
 from typing import Any
 
-from fildes.runtime.belt import Belt
-from fildes.runtime.connection import ClientGone, Connection
+from fildes.runtime.connection import Connection
 from fildes.runtime.date import Dater
-from fildes.runtime.ending import Ending
-from fildes.runtime.ends import Discarding, Lingering, Waiting
-from fildes.runtime.exchange import ASGI, BODY_PATIENCE, COMPLETE, Exchange
+from fildes.runtime.ends import Waiting
+from fildes.runtime.exchange import ASGI, BODY_PATIENCE, Exchange
+from fildes.runtime.keeping import Keeping
 from fildes.runtime.places import Places
-from fildes.runtime.tending import make_room, sweep
+from fildes.runtime.tending import make_room
 from fildes.runtime.websocket import WebSocket
-from fildes.wire.conveyor import MAX_CONNECTIONS, ONCE
-from fildes.wire.http import Bad, Fields, Head, Incomplete, Line, parse, refusal
-from fildes.wire.http_body import Chunked, Sized
+from fildes.wire.http import Bad, Fields, Head, Incomplete, Line, parse
 
 ROUNDS = 4  # of the nested epoll, before other things in the loop get their turn
 EVENTS = 128
-SWEEP = 2.0  # s between looks for whoever waits too long
-HEAD_TIMEOUT = 10.0  # s for the rest of a head
-KEEP_ALIVE = 60.0  # s
-IDLE = 60.0  # s
-CONCURRENCY = 64
 
 Program = Callable[..., Awaitable[Any]]
 
 
-class Serving:
+class Serving(Keeping):
     """Made in the zygote (it opens the nested epoll), begun in the instance."""
 
     def __init__(self, loop: AbstractEventLoop, program: Program, settings: dict[str, Any]) -> None:
-        self.loop = loop
+        super().__init__(loop, settings)
         self.program = program
-        self.time = loop.time
-        self.limit = int(settings.get("concurrency") or CONCURRENCY)
-        self.keep_alive = float(settings.get("keep_alive") or KEEP_ALIVE)
-        self.head_timeout = float(settings.get("head_timeout") or HEAD_TIMEOUT)
         self.dater: Dater | None = None  # where a clock was granted
         self.body_patience = float(settings.get("body_patience") or BODY_PATIENCE)
-        self.epoll = select.epoll()
-        self.belt = Belt(self)
-        self.ending = Ending(self, float(settings.get("idle") or IDLE))
         self.places = Places(settings.get("hosts") or ())
         self._whole = self.places.whole
         self.address = (self.places.first or str(settings.get("service", "")), 80)
-        self.connections: dict[int, Connection] = {}
-        # A descriptor that can't be received for want of numbers is lost, and a program needs some too.
-        self.room = int(settings.get("room") or max(32, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
-        self.running = 0  # requests whose program has not returned
-        self.sockets = 0  # open WebSockets, likewise
         self.state: dict[str, Any] = {}  # of the lifespan
         self._handle = -1
         self._queue: deque[Connection] = deque()  # with a request that waits for its turn
-        self._unsettled: list[Exchange | WebSocket] = []
-        self._settling = False
-        self._sweeper: TimerHandle | None = None
         loop.add_reader(self.epoll.fileno(), self._on_epoll)
 
     # Beginning and end
@@ -98,9 +73,6 @@ class Serving:
         self.belt.dispose()
         self.loop.remove_reader(self.epoll.fileno())
         self.epoll.close()
-
-    def is_busy(self) -> bool:
-        return bool(self.connections or self.running or self.sockets)
 
     # Events
 
@@ -162,62 +134,12 @@ class Serving:
                 self.ending.drain("nobody holds the handle")
         self.belt.receive()
 
-    def settle_soon(self) -> None:
-        if not self._settling and (self._unsettled or self.belt.done):
-            self._settling = True
-            self.loop.call_soon(self._settle)
-
-    def _settle(self) -> None:
-        self._settling = False
-        unsettled, self._unsettled = self._unsettled, []
-        for one in unsettled:
-            if one.phase != COMPLETE:
-                one.settle()
-        if self.belt.done:
-            self.belt.flush()
-
-    def attend(self, one: Exchange | WebSocket) -> None:
-        """Have `settle` called when the program has made its next steps."""
-        self._unsettled.append(one)
-        if not self._settling:
-            self._settling = True
-            self.loop.call_soon(self._settle)
-
-    def tell(self, connection: Connection) -> None:
-        """The first byte of a response was written: the door may drop its copy of the connection."""
-        connection.told = True
-        self.belt.done.append(connection.serial)
-        if not self._settling:
-            self._settling = True
-            self.loop.call_soon(self._settle)
-
-    def _sweep(self) -> None:
-        self._sweeper = None
-        sweep(self, self.time())
-        if self.connections:
-            self._sweeper = self.loop.call_later(SWEEP, self._sweep)
-
     # Requests
 
     def is_full(self) -> bool:
         if self.running >= self.limit or self._queue:
             return True
         return len(self.connections) >= self.room and not make_room(self)
-
-    def is_pressed(self) -> bool:
-        """Whether others may be waiting because of those who are slow."""
-        return self.running * 2 > self.limit
-
-    def arrived(self, connection: Connection, data: bytes) -> None:
-        """A connection was taken from the conveyor, with what the door has read of it."""
-        self.connections[connection.fd] = connection
-        if self._sweeper is None:
-            self._sweeper = self.loop.call_later(SWEEP, self._sweep)
-        if data:
-            self.next_request(connection, data)
-        else:
-            connection.since = self.time()
-            connection.watch(EPOLLIN)
 
     def next_request(self, connection: Connection, data: bytes) -> None:
         """Start the request at the beginning of `data`, or wait for the rest of its head."""
@@ -233,7 +155,7 @@ class Serving:
             if root is None:
                 # A connection's first request was routed by the door, and a service's by the bus: they are ours.
                 if connection.told and connection.serial >= 0:
-                    self._hand_back(connection, data)
+                    self.hand_back(connection, data)
                     return
                 root = ""
         if self.running >= self.limit:
@@ -293,15 +215,11 @@ class Serving:
             connection.buffer = data
             connection.watch(EPOLLIN)
 
-    def _hand_back(self, connection: Connection, data: bytes) -> None:
+    def hand_back(self, connection: Connection, data: bytes) -> None:
         connection.owner = Waiting(connection)
         connection.buffer = data
         connection.watch(0)
         self.belt.hand_back(connection, data)
-
-    def misdirected(self, connection: Connection) -> None:
-        """A connection that could not be handed back."""
-        self.refuse(connection, Bad(421, "This connection belongs to another host; ask again on a new one."))
 
     def ended(self) -> None:
         """A program has returned: there is room for another request."""
@@ -314,87 +232,5 @@ class Serving:
                 if connection.fd >= 0:
                     connection.owner = None
                     self.next_request(connection, connection.buffer)
-            self._take_again()
+            self.take_again()
             self.settle_soon()
-
-    def _take_again(self) -> None:
-        if not self.ending.draining and not self.is_full():
-            self.belt.take(True)
-
-    # What becomes of a connection
-
-    def answered(self, connection: Connection, keep: bool, reader: Sized | Chunked | None) -> None:
-        """A response was written whole; `reader` is what is left of a body that nobody read."""
-        connection.owner = None
-        if connection.fd < 0:
-            return
-        if not keep:
-            if reader is not None or connection.buffer:
-                self.linger(connection)
-            else:
-                self.close(connection)
-        elif reader is not None:
-            discarding = connection.owner = Discarding(self, connection, reader)
-            if connection.buffer:
-                discarding.on_readable()
-        elif connection.flags & ONCE:
-            self._hand_back(connection, connection.buffer)
-        elif connection.buffer:
-            connection.owner = Waiting(connection)
-            self.loop.call_soon(self._resume, connection)
-        elif connection.eof or self.ending.draining:
-            self.close(connection)
-        else:
-            connection.since = self.time()
-            if connection.mask != EPOLLIN:
-                connection.watch(EPOLLIN)
-
-    def _resume(self, connection: Connection) -> None:
-        """A pipelined request, which arrived while the one before it was being answered."""
-        if connection.fd >= 0:
-            connection.owner = None
-            data, connection.buffer = connection.buffer, b""
-            self.next_request(connection, data)
-            self.settle_soon()
-
-    def refuse(self, connection: Connection, bad: Bad, head_only: bool = False) -> None:
-        """Answer with an error, and close."""
-        connection.owner = None
-        data = refusal(bad)
-        try:
-            connection.write(data[: data.index(b"\r\n\r\n") + 4] if head_only else data)
-            self.linger(connection)
-        except ClientGone:
-            return
-
-    def linger(self, connection: Connection) -> None:
-        """Close, when the client has read what was written."""
-        connection.buffer = b""
-        connection.owner = None
-        try:
-            connection.owner = Lingering(self, connection)
-        except OSError:
-            self.close(connection)
-
-    def close(self, connection: Connection) -> None:
-        fd, connection.fd = connection.fd, -1
-        if fd < 0:
-            return
-        if connection.mask >= 0:
-            # The door may hold a copy still: closing ours would leave the registration behind.
-            self.epoll.unregister(fd)
-            connection.mask = -1
-        os.close(fd)
-        del self.connections[fd]
-        if not connection.told:
-            self.tell(connection)
-        connection.out = None
-        owner, connection.owner = connection.owner, None
-        if owner is not None:
-            owner.on_gone()
-        if connection.waiters:
-            connection.wake()
-        if not self.connections:
-            self.ending.quieten()
-        elif len(self.connections) == self.room - MAX_CONNECTIONS:
-            self._take_again()

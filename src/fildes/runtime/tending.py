@@ -8,10 +8,10 @@ from fildes.wire.conveyor import MAX_CONNECTIONS
 from fildes.wire.http import Bad
 
 if TYPE_CHECKING:
-    from fildes.runtime.loop import Serving
+    from fildes.runtime.keeping import Keeping
 
 
-def sweep(serving: Serving, now: float) -> None:
+def sweep(serving: Keeping, now: float) -> None:
     """Look at every connection: whoever owns it knows how long is too long; those that nobody owns are ours."""
     for connection in list(serving.connections.values()):
         waited = now - connection.since
@@ -24,7 +24,7 @@ def sweep(serving: Serving, now: float) -> None:
             serving.close(connection)
 
 
-def make_room(serving: Serving) -> bool:
+def make_room(serving: Keeping) -> bool:
     """Close the longest-kept idle connections, which HTTP allows at any time: new ones bring requests. Whether any."""
     idle = [one for one in serving.connections.values() if one.owner is None and not one.buffer]
     for connection in sorted(idle, key=lambda one: one.since)[:MAX_CONNECTIONS]:

@@ -18,7 +18,8 @@ from select import EPOLLIN
 from typing import TYPE_CHECKING, Any
 
 from fildes.runtime.connection import ClientGone, Connection
-from fildes.runtime.exchange import ASGI, COMPLETE, WAITING, Message
+from fildes.runtime.exchange import ASGI, Message
+from fildes.runtime.keeping import COMPLETE, WAITING
 from fildes.runtime.response import prepare
 from fildes.wire.http import HEAD_LIMIT, Bad, Fields, Line
 

@@ -1,0 +1,216 @@
+"""The connections of an instance: who looks after them while no program does, and how they end. `loop` serves them.
+
+`tell` and `attend` collect what is to be done when the programs of a round have taken their first steps; `_settle`
+does it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+from asyncio import AbstractEventLoop, TimerHandle
+from select import EPOLLIN
+from typing import Any, Protocol
+
+from fildes.runtime.belt import Belt
+from fildes.runtime.connection import ClientGone, Connection
+from fildes.runtime.ending import Ending
+from fildes.runtime.ends import Discarding, Lingering, Waiting
+from fildes.runtime.tending import sweep
+from fildes.wire.conveyor import MAX_CONNECTIONS, ONCE
+from fildes.wire.http import Bad, refusal
+from fildes.wire.http_body import Chunked, Sized
+
+SWEEP = 2.0  # s between looks for whoever waits too long
+HEAD_TIMEOUT = 10.0  # s for the rest of a head
+KEEP_ALIVE = 60.0  # s
+IDLE = 60.0  # s
+CONCURRENCY = 64
+
+WAITING, STARTED, STREAMING, COMPLETE = range(4)  # phases of a response
+
+
+class Unsettled(Protocol):
+    """A request whose program has not answered in its first steps."""
+
+    phase: int
+
+    def settle(self) -> None: ...
+
+
+class Keeping:
+    """Made in the zygote: it opens the nested epoll."""
+
+    def __init__(self, loop: AbstractEventLoop, settings: dict[str, Any]) -> None:
+        self.loop = loop
+        self.time = loop.time
+        self.keep_alive = float(settings.get("keep_alive") or KEEP_ALIVE)
+        self.head_timeout = float(settings.get("head_timeout") or HEAD_TIMEOUT)
+        self.epoll = select.epoll()
+        self.belt = Belt(self)
+        self.ending = Ending(self, float(settings.get("idle") or IDLE))
+        self.connections: dict[int, Connection] = {}
+        # A descriptor that can't be received for want of numbers is lost, and a program needs some too.
+        self.room = int(settings.get("room") or max(32, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+        self.limit = int(settings.get("concurrency") or CONCURRENCY)
+        self.running = 0  # requests whose program has not returned
+        self.sockets = 0  # open WebSockets, likewise
+        self._unsettled: list[Unsettled] = []
+        self._settling = False
+        self._sweeper: TimerHandle | None = None
+
+    # What the serving of requests adds
+
+    def next_request(self, connection: Connection, data: bytes) -> None:
+        """Start the request at the beginning of `data`, or wait for the rest of its head."""
+        raise NotImplementedError
+
+    def hand_back(self, connection: Connection, data: bytes) -> None:
+        """Give a connection to the door, with what was read of its next request."""
+        raise NotImplementedError
+
+    def is_full(self) -> bool:
+        """Whether what the conveyor has is for other instances."""
+        raise NotImplementedError
+
+    def is_busy(self) -> bool:
+        return bool(self.connections or self.running or self.sockets)
+
+    def is_pressed(self) -> bool:
+        """Whether others may be waiting because of those who are slow."""
+        return self.running * 2 > self.limit
+
+    def take_again(self) -> None:
+        if not self.ending.draining and not self.is_full():
+            self.belt.take(True)
+
+    # When the programs have taken their first steps
+
+    def settle_soon(self) -> None:
+        if not self._settling and (self._unsettled or self.belt.done):
+            self._settling = True
+            self.loop.call_soon(self._settle)
+
+    def _settle(self) -> None:
+        self._settling = False
+        unsettled, self._unsettled = self._unsettled, []
+        for one in unsettled:
+            if one.phase != COMPLETE:
+                one.settle()
+        if self.belt.done:
+            self.belt.flush()
+
+    def attend(self, one: Unsettled) -> None:
+        """Have `settle` called when the program has made its next steps."""
+        self._unsettled.append(one)
+        if not self._settling:
+            self._settling = True
+            self.loop.call_soon(self._settle)
+
+    def tell(self, connection: Connection) -> None:
+        """The first byte of a response was written: the door may drop its copy of the connection."""
+        connection.told = True
+        self.belt.done.append(connection.serial)
+        if not self._settling:
+            self._settling = True
+            self.loop.call_soon(self._settle)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        sweep(self, self.time())
+        if self.connections:
+            self._sweeper = self.loop.call_later(SWEEP, self._sweep)
+
+    # What becomes of a connection
+
+    def arrived(self, connection: Connection, data: bytes) -> None:
+        """A connection was taken from the conveyor, with what the door has read of it."""
+        self.connections[connection.fd] = connection
+        if self._sweeper is None:
+            self._sweeper = self.loop.call_later(SWEEP, self._sweep)
+        if data:
+            self.next_request(connection, data)
+        else:
+            connection.since = self.time()
+            connection.watch(EPOLLIN)
+
+    def answered(self, connection: Connection, keep: bool, reader: Sized | Chunked | None) -> None:
+        """A response was written whole; `reader` is what is left of a body that nobody read."""
+        connection.owner = None
+        if connection.fd < 0:
+            return
+        if not keep:
+            if reader is not None or connection.buffer:
+                self.linger(connection)
+            else:
+                self.close(connection)
+        elif reader is not None:
+            discarding = connection.owner = Discarding(self, connection, reader)
+            if connection.buffer:
+                discarding.on_readable()
+        elif connection.flags & ONCE:
+            self.hand_back(connection, connection.buffer)
+        elif connection.buffer:
+            connection.owner = Waiting(connection)
+            self.loop.call_soon(self._resume, connection)
+        elif connection.eof or self.ending.draining:
+            self.close(connection)
+        else:
+            connection.since = self.time()
+            if connection.mask != EPOLLIN:
+                connection.watch(EPOLLIN)
+
+    def _resume(self, connection: Connection) -> None:
+        """A pipelined request, which arrived while the one before it was being answered."""
+        if connection.fd >= 0:
+            connection.owner = None
+            data, connection.buffer = connection.buffer, b""
+            self.next_request(connection, data)
+            self.settle_soon()
+
+    def refuse(self, connection: Connection, bad: Bad, head_only: bool = False) -> None:
+        """Answer with an error, and close."""
+        connection.owner = None
+        data = refusal(bad)
+        try:
+            connection.write(data[: data.index(b"\r\n\r\n") + 4] if head_only else data)
+            self.linger(connection)
+        except ClientGone:
+            return
+
+    def misdirected(self, connection: Connection) -> None:
+        """A connection that could not be handed back."""
+        self.refuse(connection, Bad(421, "This connection belongs to another host; ask again on a new one."))
+
+    def linger(self, connection: Connection) -> None:
+        """Close, when the client has read what was written."""
+        connection.buffer = b""
+        connection.owner = None
+        try:
+            connection.owner = Lingering(self, connection)
+        except OSError:
+            self.close(connection)
+
+    def close(self, connection: Connection) -> None:
+        fd, connection.fd = connection.fd, -1
+        if fd < 0:
+            return
+        if connection.mask >= 0:
+            # The door may hold a copy still: closing ours would leave the registration behind.
+            self.epoll.unregister(fd)
+            connection.mask = -1
+        os.close(fd)
+        del self.connections[fd]
+        if not connection.told:
+            self.tell(connection)
+        connection.out = None
+        owner, connection.owner = connection.owner, None
+        if owner is not None:
+            owner.on_gone()
+        if connection.waiters:
+            connection.wake()
+        if not self.connections:
+            self.ending.quieten()
+        elif len(self.connections) == self.room - MAX_CONNECTIONS:
+            self.take_again()
