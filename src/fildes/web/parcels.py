@@ -7,6 +7,7 @@ import socket
 from collections import deque
 from typing import Final
 
+from fildes.kernel.loop import EPOLLIN, EPOLLOUT
 from fildes.web.credits import Allowance, Budget, Ledger
 from fildes.wire import conveyor as wire
 from fildes.wire.web import Counted
@@ -72,6 +73,18 @@ class Conveyor:
     @property
     def idle(self) -> bool:
         return not (self.backlog or self.ledger.unacknowledged or self.ledger.taken)
+
+    @property
+    def number(self) -> int:
+        """Of its end. Raises ValueError while there is none."""
+        if self.sock is None:
+            raise ValueError("a conveyor without an end")
+        return self.sock.fileno()
+
+    @property
+    def events(self) -> int:
+        """What to wait for on it."""
+        return (0 if self.paused else EPOLLIN) | (EPOLLOUT if self.blocked else 0)
 
     def attach(self, number: int) -> None:
         """Own the sending end `number`."""
