@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "kernel": set(),
     "wire": {"kernel"},
     "pack": {"kernel"},
+    "pages": set(),
     "manifest": {"wire", "capabilities"},
     "sandbox": {"kernel"},
     "daemon": {"kernel", "wire", "sandbox"},
@@ -30,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"kernel", "wire", "init", "manifest", "pack", "sandbox", "capabilities"},
     "testing": {"kernel", "wire", "cli", "daemon"},
 } | {
-    daemon: {"kernel", "wire", "daemon", "manifest", "pack", "sandbox", "capabilities"}
+    daemon: {"kernel", "wire", "daemon", "manifest", "pack", "pages", "sandbox", "capabilities"}
     for daemon in ("bus", "catalogue", "orchestrator", "web", "static", "publish", "debug", "drivers")
 }
 # The tenant's side: no site-packages there.

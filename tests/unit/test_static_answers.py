@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from fildes.kernel.fds import Fd
 from fildes.pack.collect import Source
 from fildes.pack.writer import write
+from fildes.pages.types import UNKNOWN, content_type
 from fildes.static.answer import _normal, answer
 from fildes.static.conditions import byte_range, http_date, parse_date
 from fildes.static.hot import Hot
 from fildes.static.plan import WARM, Plan
 from fildes.static.sites import Site, Sites
-from fildes.static.types import UNKNOWN, content_type
 from fildes.wire.http import Head, parse
 
 

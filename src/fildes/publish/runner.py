@@ -39,8 +39,8 @@ from fildes.kernel.loop import EPOLLIN, Loop
 from fildes.pack import writer
 from fildes.pack.collect import LEFT_OUT, Slice, Source, collect
 from fildes.pack.format import PackError
-from fildes.publish import uv
-from fildes.publish.bundle import LOCK
+from fildes.publish import compress, uv
+from fildes.publish.lockfile import LOCK
 from fildes.publish.cell import Place
 from fildes.publish.names import Rejected
 from fildes.publish.tree import File, Parts, decode, expand
@@ -200,6 +200,8 @@ class Runner:
         members = [_source(parts, file, contents) for parts, file in expand(tree) if LEFT_OUT.isdisjoint(parts)]
         if byte_code:
             members += writer.with_bytecode(self._place.python, members)
+        else:
+            members += compress.variants(members)
         if site:
             members += collect(f"{site}/deps", "/deps", keep=_wanted)
             with open(f"{site}/byte-code", "rb") as file:

@@ -1,4 +1,4 @@
-"""What is done to an upload in a forked child: unpacked, its manifest and requirements read, its bundle written.
+"""What is done to an upload in a forked child: unpacked, its manifest and its needs read, its bundle written.
 
 The child's answers are plain msgpack; `read_answer` on the daemon's side checks them, because the child has read
 what a stranger sent.
@@ -9,39 +9,61 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
 from fildes.kernel import memfd
 from fildes.manifest import ManifestError, infer, read
-from fildes.publish import requirements
-from fildes.publish.bundle import LOCK, write_bundle
+from fildes.publish import dependencies
+from fildes.publish.bundle import write_bundle
 from fildes.publish.children import Report, Result
+from fildes.publish.dependencies import Dependencies
 from fildes.publish.names import Rejected
 from fildes.publish.tree import Content, Tree, decode, encode
 from fildes.publish.unpack import unpack
 from fildes.wire.catalogue import Manifest
 
 MANIFEST: Final = "fildes.toml"
-REQUIREMENTS: Final = "requirements.txt"
+MAX_NEEDS: Final = 16 << 20  # bytes of `Needs`, packed
 _MAX_FILE: Final = 4 << 20  # of the files read here
 
 
 class Upload(msgspec.Struct, forbid_unknown_fields=True):
-    """`lines`: requirements to resolve, `lock`: hashed lines that came along; neither: no dependencies."""
+    """`roots` and `metadata`: where the project's own packages lie, and what is to be found about it
+    (publish/project.py)."""
 
     manifest: Manifest
     files: int
     size: int
-    lines: list[str] = []
+    roots: list[str] = []
+    metadata: dict[str, str] = {}
+
+
+class Needs(msgspec.Struct, forbid_unknown_fields=True):
+    """`lines`: requirements to resolve, of the file `source`; `lock`: hashed lines that came along; neither: no
+    dependencies. `before`: a lock whose versions are to stay where they can."""
+
+    lines: tuple[str, ...] = ()
     lock: str = ""
+    source: str = ""
+    before: bytes = b""
 
 
-def take_in(archive: int, contents: int, name: str | None, report: Report) -> Result:
+class Wish(msgspec.Struct, forbid_unknown_fields=True):
+    """What who publishes said beside the folder (wire/publish.py). `manifest`: instead of the folder's own."""
+
+    name: str | None = None
+    upgrade: bool = False
+    lock: bool = False
+    manifest: Manifest | None = None
+
+
+def take_in(archive: int, contents: int, wish: Wish, report: Report) -> Result:
     """Unpack `archive` into the empty file `contents` (both borrowed) and read what it says about itself.
 
-    → (an Upload, [sealed memfd of the tree's index]). Raises Rejected.
+    → (an Upload, [sealed memfd of the tree's index, sealed memfd of its Needs]). Raises Rejected.
     """
     began = time.monotonic()
     with contextlib.suppress(OSError):  # a pipe has no beginning to go back to
@@ -50,16 +72,24 @@ def take_in(archive: int, contents: int, name: str | None, report: Report) -> Re
         tree = unpack(file, out)
     report("unpack", f"{len(tree.files)} files, {tree.size / 1e3:.0f} kB", began)
     began = time.monotonic()
-    manifest = _manifest(tree, contents, name)
-    lines: tuple[str, ...] = ()
-    lock = ""
+
+    def of_upload(name: str) -> bytes | None:
+        return _read(tree, contents, name)
+
+    manifest = wish.manifest or _manifest(tree, of_upload, wish.name)
+    found = Dependencies()
     if manifest.runtime != "static":
-        lines, lock = _dependencies(tree, contents)
+        folders = {"/".join(parts) for parts in tree.directories}
+        found = dependencies.find(of_upload, manifest.extras, folders, again=wish.lock, upgrade=wish.upgrade)
     grants = ", ".join(grant.name for grant in manifest.grants) or "none"
     report("manifest", f"{manifest.name}: {manifest.runtime}, grants: {grants}", began)
-    upload = Upload(manifest, len(tree.files), tree.size, list(lines), lock)
+    for word in found.words:
+        report("note", word, began)
+    upload = Upload(manifest, len(tree.files), tree.size, list(found.own.roots), dict(found.own.metadata))
+    lock = "".join(f"{line}\n" for line in found.lock)
+    needs = memfd.sealed("needs", msgspec.msgpack.encode(Needs(found.lines, lock, found.source, found.before)))
     index = memfd.sealed("tree", encode(tree))
-    return msgspec.to_builtins(upload), [index.take()]
+    return msgspec.to_builtins(upload), [index.take(), needs.take()]
 
 
 def seal(index: int, contents: int, lock: bytes | None, target: int) -> Result:
@@ -69,9 +99,9 @@ def seal(index: int, contents: int, lock: bytes | None, target: int) -> Result:
         return write_bundle(tree, contents, lock, file), []
 
 
-def _manifest(tree: Tree, contents: int, name: str | None) -> Manifest:
+def _manifest(tree: Tree, of_upload: Callable[[str], bytes | None], name: str | None) -> Manifest:
     try:
-        content = _read(tree, contents, MANIFEST)
+        content = of_upload(MANIFEST)
         if content is not None:
             manifest = read(content, MANIFEST)
             if name is not None and name != manifest.name:
@@ -80,36 +110,16 @@ def _manifest(tree: Tree, contents: int, name: str | None) -> Manifest:
                     f'"{name}" on the command line; leave --name out, or change one of them'
                 )
             return manifest
-        if name is None:
-            raise Rejected(
-                f"{MANIFEST} is missing: write one (name, runtime, entry, hosts), or name a folder of plain pages: "
-                "fildes publish DIR --name NAME"
-            )
-        return infer((("/".join(parts)) for parts in tree.files), name)
+        return infer((("/".join(parts)) for parts in tree.files), name, of_upload)
     except ManifestError as error:
         raise Rejected(str(error)) from error
 
 
-def _dependencies(tree: Tree, contents: int) -> tuple[tuple[str, ...], str]:
-    """(lines to resolve, lock): at most one of them is not empty."""
-    content = _read(tree, contents, REQUIREMENTS)
-    wanted = requirements.read(content, REQUIREMENTS) if content is not None else None
-    locked = _read(tree, contents, LOCK)
-    if locked is not None:
-        lock = requirements.read_lock(locked, LOCK)
-        if lock.lines:
-            return (), "\n".join(lock.lines) + "\n"
-    if wanted is None:
-        return (), ""
-    if wanted.locked:
-        return (), "\n".join(wanted.lines) + "\n"
-    return wanted.lines, ""
-
-
 def _read(tree: Tree, contents: int, name: str) -> bytes | None:
-    if (name,) in tree.links:
+    parts = tuple(name.split("/"))
+    if parts in tree.links:
         raise Rejected(f"{name}: is a symlink; put the file itself there")
-    file = tree.files.get((name,))
+    file = tree.files.get(parts)
     if file is None:
         return None
     if file.size > _MAX_FILE:
@@ -120,3 +130,8 @@ def _read(tree: Tree, contents: int, name: str) -> bytes | None:
 def read_answer(value: Any) -> Upload:
     """What the child answered. Raises msgspec.ValidationError."""
     return msgspec.convert(value, Upload)
+
+
+def read_needs(fd: int) -> Needs:
+    """What the child found out, from its sealed memfd (borrowed). Raises msgspec.MsgspecError, ValueError."""
+    return msgspec.msgpack.decode(memfd.read_sealed(fd, MAX_NEEDS), type=Needs)

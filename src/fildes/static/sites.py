@@ -7,24 +7,37 @@ from collections import OrderedDict
 
 from fildes.kernel.fds import Fd
 from fildes.pack.reader import Pack
+from fildes.pages import headers, redirects
+from fildes.pages.headers import Headers
+from fildes.pages.lines import MAX_FILE
+from fildes.pages.redirects import Redirects
+from fildes.pages.variants import FOLDERS, ROOT
 
 
 class Site:
     """A release's pack, open. `users` counts transfers that still read from it after it was let go of."""
 
-    __slots__ = ("_fd", "_gone", "pack", "release", "users")
+    __slots__ = ("_fd", "_gone", "has_variants", "headers", "pack", "redirects", "release", "users")
 
     def __init__(self, release: str, fd: Fd) -> None:
-        """Owns `fd`, also when it raises PackError."""
+        """Owns `fd`, also when it raises PackError or PagesError."""
         try:
             self.pack = Pack(fd.fileno())
+            self.headers = Headers(self._own(headers.FILE))
+            self.redirects = Redirects(self._own(redirects.FILE))
         except BaseException:
             fd.close()
             raise
+        self.has_variants = any(self.pack.lookup(folder) for folder in FOLDERS.values())
         self.release = release
         self.users = 0
         self._fd = fd
         self._gone = False
+
+    def _own(self, name: str) -> bytes:
+        """What the site says about itself; publish has read it too, and refused what can't be obeyed."""
+        entry = self.pack.lookup(f"{ROOT}/{name}")
+        return b"" if entry is None or entry.is_dir or entry.size > MAX_FILE else self.pack.read(entry)
 
     def fileno(self) -> int:
         return self._fd.fileno()

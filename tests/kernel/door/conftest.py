@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -379,14 +379,23 @@ class StaticStage(Stage):
             raise Refused("not-found", "there is no such release")
         return catalogue.Packed(0), [self.packs[asked.body.release].dup()]
 
-    def site(self, release: str, files: dict[str, bytes | None], mtime: int = 1_700_000_000) -> None:
-        """Pack `files` (None: a directory) as the release's tree."""
+    def site(
+        self,
+        release: str,
+        files: dict[str, bytes | None],
+        *,
+        variants: Sequence[Source] = (),
+        mtime: int = 1_700_000_000,
+    ) -> None:
+        """Pack `files` (None: a directory) as the release's tree, with `variants` of them."""
         with tempfile.TemporaryFile() as file:
             members = [Source("/app", None, 0o755, mtime)]
             for path, data in files.items():
                 members.append(Source(f"/app/{path}", data, 0o755 if data is None else 0o644, mtime))
-            write(file, members)
+            write(file, [*members, *variants])
             file.flush()
+            if release in self.packs:
+                self.packs[release].close()
             self.packs[release] = Fd(os.dup(file.fileno()))
 
     def _accept(self, _: int) -> None:
