@@ -5,7 +5,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
-int null_fd = -1, random_fd = -1;
+int null_fd = -1, random_fd = -1, terminal_fd = -1;
 struct secret secrets[MAX_SECRETS];
 int secret_count;
 
@@ -167,6 +167,10 @@ PUBLIC int fildes_trap_set_clock(int timer, int page_fd) {
 
 PUBLIC void fildes_trap_set_random(int fd) {
     random_fd = fd;
+}
+
+PUBLIC void fildes_trap_set_terminal(int fd) {
+    terminal_fd = fd;
 }
 
 PUBLIC int fildes_trap_add_secret(const char *name, int fd) {

@@ -6,11 +6,12 @@
 #define TMPFS_MAGIC 0x01021994
 
 static word open_device(uint32_t device, word flags) {
-    int from = device == NULL_DEVICE     ? null_fd
-               : device == RANDOM_DEVICE ? random_fd
-                                         : (int)(device - STDIN_DEVICE);
+    int from = device == NULL_DEVICE       ? null_fd
+               : device == RANDOM_DEVICE   ? random_fd
+               : device == TERMINAL_DEVICE ? terminal_fd
+                                           : (int)(device - STDIN_DEVICE);
     if (from < 0)
-        return device == RANDOM_DEVICE ? -EACCES : -ENOENT;
+        return device == RANDOM_DEVICE ? -EACCES : device == TERMINAL_DEVICE ? -ENXIO : -ENOENT;
     if (flags & O_DIRECTORY)
         return -ENOTDIR;
     word fd = marked(SYS_fcntl, from, F_DUPFD_CLOEXEC, 0, 0);

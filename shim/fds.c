@@ -21,6 +21,7 @@
 #endif
 #define F_GETPIPE_SZ_ 1032
 #define SO_TYPE_ 3
+#define TIOCGWINSZ_ 0x5413
 
 #define KNOWN_FDS 65536
 static uint32_t table[KNOWN_FDS]; /* kind (3 bits), pack (2), index (27) */
@@ -168,6 +169,7 @@ word facts_of(struct thing thing, struct facts *out) {
 /* A descriptor that came from elsewhere: its type is told by what it can do. Times are told to nobody. */
 static word facts_of_stranger(int fd, struct facts *out) {
     int type, length = sizeof type;
+    uint16_t window[4];
     word offset = sys(SYS_lseek, fd, 0, 1, 0);
     if (offset == -EBADF)
         return -EBADF;
@@ -183,6 +185,10 @@ static word facts_of_stranger(int fd, struct facts *out) {
         out->mode |= S_IFIFO;
     else if (sys6(SYS_getsockopt, fd, 1, SO_TYPE_, (word)&type, (word)&length, 0) == 0)
         out->mode = S_IFSOCK | 0777;
+    else if (sys(SYS_ioctl, fd, TIOCGWINSZ_, window, 0) == 0) { /* a terminal: of commands only */
+        out->mode = S_IFCHR | 0620;
+        out->rdev = 0x8800;
+    }
     return 0;
 }
 

@@ -42,6 +42,8 @@ struct thing path_find(const char *path, size_t length) {
             found.index = STDOUT_DEVICE;
         else if (is(path, length, "/dev/stderr"))
             found.index = STDERR_DEVICE;
+        else if (is(path, length, "/dev/tty"))
+            found.index = TERMINAL_DEVICE;
         found.kind = found.index ? DEVICE : NOTHING;
         return found;
     }

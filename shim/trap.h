@@ -94,7 +94,7 @@ struct path {
     char text[PATH_ROOM]; /* absolute, normal: no "//", ".", ".."; terminated */
 };
 
-enum { NULL_DEVICE = 1, RANDOM_DEVICE, STDIN_DEVICE, STDOUT_DEVICE, STDERR_DEVICE };
+enum { NULL_DEVICE = 1, RANDOM_DEVICE, STDIN_DEVICE, STDOUT_DEVICE, STDERR_DEVICE, TERMINAL_DEVICE };
 
 word path_resolve(word dir_fd, const char *given, struct path *out); /* 0 or -errno */
 struct thing path_find(const char *path, size_t length);
@@ -181,7 +181,7 @@ word call_dup3(int from, int to, word flags);
 
 /* --- ambient.c: time, randomness, names. */
 
-extern int null_fd, random_fd;
+extern int null_fd, random_fd, terminal_fd;
 #define MAX_SECRETS 32
 extern struct secret {
     char name[64];

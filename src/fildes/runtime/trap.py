@@ -97,6 +97,12 @@ def activate(kit: Kit) -> None:
     _check(_library.fildes_trap_activate(_null, first), "the handler")
 
 
+def set_terminal(fd: int) -> None:
+    """open("/dev/tty") gives a dup of `fd` (borrowed) from now on: a command's terminal."""
+    if _library is not None:
+        _library.fildes_trap_set_terminal(fd)
+
+
 def wall_ns() -> int | None:
     """Nanoseconds since 1970 from the clock grant, None without one. The one reader of the grant's timer."""
     now = -1 if _library is None else _library.fildes_trap_wall_ns()
