@@ -8,13 +8,10 @@ import socket
 import sys
 from collections import deque
 from select import EPOLLEXCLUSIVE, EPOLLIN
-from typing import TYPE_CHECKING
+from typing import Any
 
 from fildes.runtime.connection import Connection
 from fildes.wire import conveyor
-
-if TYPE_CHECKING:
-    from fildes.runtime.keeping import Keeping
 
 MESSAGES = 4  # taken in one go, before the requests in them get their turn
 RETRY = 0.005  # s until the door is told again, when its queue was full
@@ -25,8 +22,11 @@ _CONTROL = socket.CMSG_SPACE(4 * conveyor.MAX_CONNECTIONS)
 
 
 class Belt:
-    def __init__(self, serving: Keeping) -> None:
+    """`serving` is the loop that it feeds, in coroutines or in threads; `make` is that loop's kind of Connection."""
+
+    def __init__(self, serving: Any, make: type[Connection] = Connection) -> None:
         self.serving = serving
+        self.make = make
         self.room = bytearray(conveyor.MAX_DATAGRAM)  # made in the zygote, and shared until it is written to
         self.view = memoryview(self.room)
         self.done: list[int] = []  # serials whose first byte is being written
@@ -84,14 +84,14 @@ class Belt:
                 continue
             if isinstance(arrived, conveyor.Introduction):
                 os.set_blocking(fds[0], False)
-                connection = Connection(serving, fds[0], -1, 0, (f"service:{arrived.caller}", 0))
+                connection = self.make(serving, fds[0], -1, 0, (f"service:{arrived.caller}", 0))
                 serving.arrived(connection, b"")
             else:
                 self._tell_taken([connection.serial for connection in arrived])
                 for fd, (serial, marks, peer, head) in zip(fds, arrived, strict=True):
                     address, _, port = peer.decode("ascii", "replace").rpartition(" ")
                     client = (address, int(port) if port.isdecimal() else 0)
-                    serving.arrived(Connection(serving, fd, serial, marks, client), head)
+                    serving.arrived(self.make(serving, fd, serial, marks, client), head)
 
     def _tell_taken(self, serials: list[int]) -> None:
         self._taken += serials
