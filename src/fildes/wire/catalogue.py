@@ -329,11 +329,15 @@ class Done(Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
+MOST_STATIC = 200_000_000  # bytes of a static bundle, whatever a policy says
+
+
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """What an owner's manifests may claim. Sizes in bytes, cpu in cores.
 
     `suffixes`: "*.localhost" (every name below localhost), "example.org" (that host itself), or "*" (every host).
-    `static_bytes` and `program_bytes` bound one bundle of that sort, and half of its pack; `storage` is the
+    `static_bytes` and `program_bytes` bound one bundle of that sort (`MOST_STATIC` the former), and its pack in
+    proportion; `storage` is the
     sum over the releases of the owner's other services and the new one; memory, cpu, tasks, concurrency, instances and
     log bound what [limits] may say. `private`: whether a `connect` to a host outside may say private = true, and
     so reach this machine and its own networks.
@@ -342,7 +346,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     suffixes: list[str] = field(default_factory=lambda: ["*.localhost"])
     kinds: list[str] = field(default_factory=lambda: ["clock", "random", "secret", "connect", "files"])
     services: int = 20_000
-    static_bytes: int = 100_000_000
+    static_bytes: int = 50_000_000
     program_bytes: int = 512_000_000
     storage: int = 20_000_000_000
     memory: int = 4 << 30

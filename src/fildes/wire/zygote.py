@@ -7,6 +7,8 @@ shown to people, and never decides anything but the tenant's own fate.
     loaded   {"is": "loaded", "phases": {name: ms}}
     failed   {"is": "failed", "error": sentence, "detail": traceback}
     start    {"do": "start", "instance": id, "fork": bool, "fds": ["conveyor", "handle", "channel", "grant:NAME", …]}
+    command  {"do": "start", "instance": id, "fork": bool, "command": {"arguments": [word, …], "environment": {…}},
+              "fds": ["handle", "channel", "stdin", "stdout", "stderr", "filter", "grant:NAME", …]}
     exited   {"is": "exited", "instance": id, "status": waitpid(2) status}
 """
 

@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from fildes import sdk
 from fildes.kernel import process, seccomp, vdso
@@ -25,7 +25,7 @@ from fildes.kernel.fds import Fd, receive_with_fds, send_with_fds
 from fildes.runtime import files, immortal, trap
 from fildes.runtime.kit import Kit
 from fildes.wire import zygote as wire
-from fildes.zygote import forking
+from fildes.zygote import command, forking
 
 RUNTIMES: Final = frozenset({"asgi", "function", "service", "wsgi"})
 
@@ -114,39 +114,52 @@ class Zygote:
 
     def _start(self, order: dict[str, Any], fds: dict[str, list[Fd]]) -> None:
         if not order["fork"]:  # its threads could not be forked: this process itself becomes the instance
-            self._become_instance(fds, forked=False)
+            self._become(order, fds, forked=False)
         try:
             pid = forking.fork()
         except OSError as error:
             _send(self.control, {"is": "exited", "instance": order["instance"], "status": 255 << 8, "why": str(error)})
         else:
             if pid == 0:
-                self._become_instance(fds, forked=True)
+                self._become(order, fds, forked=True)
             self.instances[pid] = order["instance"]
         for group in fds.values():
             for fd in group:
                 fd.close()
 
-    def _become_instance(self, fds: dict[str, list[Fd]], *, forked: bool) -> None:
-        """Never returns."""
+    def _become(self, order: dict[str, Any], fds: dict[str, list[Fd]], *, forked: bool) -> NoReturn:
+        if "command" in order:
+            command.become(self, order, fds, forked=forked)
+        self._become_instance(fds, forked=forked)
+
+    def leave(self) -> None:
+        """Give up what only a zygote needs."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (self._wake_reader, self._wake_writer, self.control):
+            os.close(number)
+        for fd in self._kept["serve"]:
+            fd.close()
+
+    @staticmethod
+    def grants_of(fds: dict[str, list[Fd]]) -> dict[str, list[int]]:
+        """The descriptors of grants among those of an order, by the grant's name; the caller's from now on."""
+        return {
+            name.removeprefix("grant:"): [fd.take() for fd in group]
+            for name, group in fds.items()
+            if name.startswith("grant:")
+        }
+
+    def _become_instance(self, fds: dict[str, list[Fd]], *, forked: bool) -> NoReturn:
         status = 70  # EX_SOFTWARE of sysexits.h, unless serve says otherwise
         try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for number in (self._wake_reader, self._wake_writer, self.control):
-                os.close(number)
-            for fd in self._kept["serve"]:
-                fd.close()
+            self.leave()
             kit = Kit(
                 conveyor=fds["conveyor"][0].take(),
                 handle=fds["handle"][0].take(),
                 channel=fds["channel"][0].take(),
                 packs=self.packs,
-                grants={
-                    name.removeprefix("grant:"): [fd.take() for fd in group]
-                    for name, group in fds.items()
-                    if name.startswith("grant:")
-                },
+                grants=self.grants_of(fds),
                 settings=self.settings,
             )
             for fd in fds.get("cgroup", []):
