@@ -61,6 +61,9 @@ word call_open(word dir_fd, const char *given, word flags, word mode) {
             return path_missing(&path);
         return !thing_is_directory(folder) ? -ENOTDIR : writing ? tmp_open_nameless() : -EINVAL;
     }
+    int file = kept_find(path.text, path.length);
+    if (file >= 0)
+        return kept_open(file, &path, flags);
     struct thing thing = path_find(path.text, path.length);
     if (thing.kind == NOTHING) {
         failed = flags & O_CREAT ? path_parent_missing(&path) : path_missing(&path);
@@ -81,6 +84,8 @@ word call_open(word dir_fd, const char *given, word flags, word mode) {
         return -ENOTDIR;
     if (writing)
         return -EROFS;
+    if (thing.kind == FOLDER)
+        return kept_open_folder(thing);
     return thing.kind == SECRET ? open_secret(thing.index) : open_packed(thing);
 }
 
@@ -202,6 +207,9 @@ word call_unlink(word dir_fd, const char *given, int directory) {
         return failed;
     if (in_tmp(&path))
         return tmp_remove(&path, directory);
+    int file = kept_find(path.text, path.length);
+    if (file >= 0 && !directory)
+        return kept_remove(file);
     return path_find(path.text, path.length).kind == NOTHING ? path_missing(&path) : -EROFS;
 }
 
@@ -219,26 +227,31 @@ word call_rename(word from_fd, const char *from, word to_fd, const char *to, wor
     return in_tmp(&target) ? -EXDEV : changed_outside(&target);
 }
 
-/* chmod, chown, utimes and truncate by path or (with no path) by descriptor: the thing if it is in /tmp. */
+/* The mode, owner and times of a file that lasts stay what they are, whatever is said; SQLite says it of a new one. */
+static word may_change(struct thing thing) {
+    return thing.kind == TEMPORARY || (thing.kind == KEPT && kept[thing.index].writable) ? 0 : -EROFS;
+}
+
+/* chmod, chown, utimes and truncate by path or (with no path) by descriptor: the thing if it is in /tmp, or lasts. */
 static word changeable(word dir_fd, const char *given, struct thing *out) {
     if (!given) {
         *out = fd_thing(dir_fd);
         if (out->kind == NOTHING)
             return sys(SYS_fcntl, dir_fd, F_GETFD, 0, 0) < 0 ? -EBADF : -EPERM;
-        return out->kind == TEMPORARY ? 0 : -EROFS;
+        return may_change(*out);
     }
     struct path path;
     word failed = path_resolve(dir_fd, given, &path);
     if (failed)
         return failed;
     *out = path_find(path.text, path.length);
-    return out->kind == NOTHING ? path_missing(&path) : out->kind == TEMPORARY ? 0 : -EROFS;
+    return out->kind == NOTHING ? path_missing(&path) : may_change(*out);
 }
 
 word call_chmod(word dir_fd, const char *given, word mode) {
     struct thing thing;
     word failed = changeable(dir_fd, given, &thing);
-    return failed ? failed : tmp_set_mode(thing.index, mode);
+    return failed || thing.kind == KEPT ? failed : tmp_set_mode(thing.index, mode);
 }
 
 word call_chown(word dir_fd, const char *given, word uid, word gid) {
@@ -257,7 +270,7 @@ word call_utimens(word dir_fd, const char *given, const int64_t *times) {
         return failed;
     if (times && !readable(times, 32))
         return -EFAULT;
-    if (times && times[3] == OMIT)
+    if (thing.kind == KEPT || (times && times[3] == OMIT))
         return 0;
     return tmp_set_mtime(thing.index, times && times[3] != NOW ? times[2] : wall_seconds());
 }
@@ -265,6 +278,8 @@ word call_utimens(word dir_fd, const char *given, const int64_t *times) {
 word call_truncate(const char *given, word length) {
     struct thing thing;
     word failed = changeable(AT_FDCWD, given, &thing);
+    if (!failed && thing.kind == KEPT)
+        return sys(SYS_ftruncate, kept[thing.index].fd, length, 0, 0);
     return failed ? failed : tmp_truncate(thing.index, length);
 }
 

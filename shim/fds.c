@@ -97,6 +97,8 @@ struct thing fd_thing(int fd) {
     word seals = sys(SYS_fcntl, fd, F_GET_SEALS, 0, 0);
     if (thing.kind == DEVICE)
         return sys(SYS_lseek, fd, 0, 1, 0) == 0 && seals < 0 && fd_size(fd) < 0 ? thing : nothing;
+    if (thing.kind == KEPT)
+        return kept_is(fd) ? thing : nothing;
     if (seals < 0)
         return nothing;
     seals &= ~SEAL_EXEC;
@@ -104,7 +106,7 @@ struct thing fd_thing(int fd) {
         return seals == 0 || seals == SEALS_PACKED ? thing : nothing;
     if (seals != SEALS_PACKED)
         return nothing;
-    if (thing.kind == SECRET)
+    if (thing.kind == SECRET || thing.kind == FOLDER)
         return thing;
     const struct pack *pack = &packs[thing.pack];
     const struct entry *entry = &pack->entries[thing.index];
@@ -117,7 +119,7 @@ struct thing fd_thing(int fd) {
 
 /* --- what stat says */
 
-enum { DEV_PACK = 0xf0, DEV_TMP = 0xf8, DEV_OTHER = 0xf9 };
+enum { DEV_PACK = 0xf0, DEV_TMP = 0xf8, DEV_OTHER = 0xf9, DEV_KEPT = 0xfa };
 
 static void facts_clear(struct facts *out, uint32_t mode) {
     *out = (struct facts){.dev = DEV_OTHER, .ino = 1, .mode = mode, .nlink = 1, .uid = own_uid, .gid = own_gid,
@@ -160,6 +162,19 @@ word facts_of(struct thing thing, struct facts *out) {
         out->writable = 0;
         out->ino = 100 + thing.index;
         out->size = fd_size(secrets[thing.index].fd);
+        return 0;
+    case KEPT:
+        out->dev = DEV_KEPT;
+        out->ino = KEPT_INODE + thing.index;
+        out->writable = kept[thing.index].writable;
+        out->mode = S_IFREG | (out->writable ? 0600 : 0400);
+        out->size = kept_size(thing.index);
+        return 0;
+    case FOLDER:
+        out->dev = DEV_KEPT;
+        out->ino = KEPT_INODE + MAX_KEPT;
+        out->mode = S_IFDIR | 0700;
+        out->nlink = 2;
         return 0;
     default:
         return -ENOENT;
@@ -241,6 +256,17 @@ static int listed(const uint8_t *data, uint64_t size, const char *name) {
     return 0;
 }
 
+struct listing {
+    const uint8_t *data;
+    uint64_t size;
+};
+
+/* Is `name` in the listing of a directory of a pack? */
+static int listed_in(const void *entry_, const char *name) {
+    const struct listing *entry = entry_;
+    return listed(entry->data, entry->size, name);
+}
+
 /* What the other packs have in the directory of the same name; and /tmp in the root. */
 static word add_from_others(struct thing thing, int fd) {
     const struct pack *first = &packs[thing.pack];
@@ -266,6 +292,8 @@ static word add_from_others(struct thing thing, int fd) {
             at += length;
         }
     }
+    if (!failed)
+        failed = kept_list(path, entry->name_len, fd, &end, listed_in, &(struct listing){own, entry->size});
     if (!failed && entry->name_len == 1 && !listed(own, entry->size, "tmp"))
         failed = put_dirent(fd, &end, 1, 4, "tmp", 3);
     return failed;
@@ -293,7 +321,7 @@ word open_packed(struct thing thing) {
 word read_directory(int fd, char *buffer, size_t size) {
     struct thing thing = fd_thing(fd);
     if (thing.kind == TEMPORARY ? (sys(SYS_fcntl, fd, F_GET_SEALS, 0, 0) & SEALS_PACKED) == 0
-                                : thing.kind != PACKED || !thing_is_directory(thing))
+                                : thing.kind != FOLDER && (thing.kind != PACKED || !thing_is_directory(thing)))
         return sys(SYS_fcntl, fd, F_GETFD, 0, 0) < 0 ? -EBADF : -ENOTDIR;
     word offset = sys(SYS_lseek, fd, 0, 1, 0);
     word got = sys(SYS_pread64, fd, buffer, size, offset);

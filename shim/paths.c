@@ -53,17 +53,20 @@ struct thing path_find(const char *path, size_t length) {
                 return (struct thing){SECRET, 0, i};
         return found;
     }
+    int file = kept_find(path, length);
+    if (file >= 0)
+        return kept_exists(file) ? (struct thing){KEPT, 0, file} : found;
     for (int i = 0; i < pack_count; i++)
         if (pack_find(i, path, length, &found.index))
             return (struct thing){PACKED, i, found.index};
-    return found;
+    return kept_folder(path, length);
 }
 
 int thing_is_directory(struct thing thing) {
     struct tmp_node node;
     if (thing.kind == PACKED)
         return S_ISDIR(packs[thing.pack].entries[thing.index].mode);
-    return thing.kind == TEMPORARY && tmp_copy(thing.index, &node) && node.fd < 0;
+    return thing.kind == FOLDER || (thing.kind == TEMPORARY && tmp_copy(thing.index, &node) && node.fd < 0);
 }
 
 static size_t without_last(const char *path, size_t length) {
@@ -104,6 +107,10 @@ static word start_at(word dir_fd, struct path *out) {
         const struct pack *pack = &packs[thing.pack];
         out->length = pack->entries[thing.index].name_len;
         memcpy(out->text, pack->names + pack->entries[thing.index].name_off, out->length);
+        return 0;
+    }
+    if (thing.kind == FOLDER) {
+        memcpy(out->text, kept_folder_path(thing.index, &out->length), thing.index & 1023);
         return 0;
     }
     if (thing.kind == TEMPORARY) {

@@ -79,9 +79,9 @@ const struct entry *pack_find(int pack, const char *path, size_t length, uint32_
 
 /* --- paths.c: from what a program says to a thing that can be served. */
 
-enum kind { NOTHING, PACKED, TEMPORARY, DEVICE, SECRET };
+enum kind { NOTHING, PACKED, TEMPORARY, DEVICE, SECRET, KEPT, FOLDER };
 
-/* index: of the entry, the inode of the temporary file, the device or the secret. pack: of PACKED only. */
+/* index: of the entry, the inode of the temporary file, the device, the secret or the kept file. pack: of PACKED only. */
 struct thing {
     enum kind kind;
     uint32_t pack, index;
@@ -133,7 +133,34 @@ word tmp_set_mtime(uint32_t inode, int64_t mtime);
 word tmp_truncate(uint32_t inode, word length);
 word tmp_list(uint32_t inode, int fd);
 
+/* --- kept.c: files that last. */
+
+#define MAX_KEPT 128
+#define KEPT_INODE 5000
+#define KEPT_PATH 512
+struct kept {
+    int fd, writable, passing, made;
+    size_t length;
+    char path[KEPT_PATH];
+};
+
+extern struct kept kept[MAX_KEPT];
+extern int kept_count;
+
+int kept_find(const char *path, size_t length); /* -1: no such path was granted */
+int kept_exists(int index);
+int64_t kept_size(int index);
+int kept_is(int fd);
+word kept_open(int index, const struct path *path, word flags);
+word kept_remove(int index);
+struct thing kept_folder(const char *path, size_t length);
+const char *kept_folder_path(uint32_t index, size_t *length);
+word kept_open_folder(struct thing folder);
+word kept_list(const char *folder, size_t length, int fd, uint64_t *at, int (*known)(const void *, const char *),
+               const void *listing);
+
 /* --- fds.c: which thing a descriptor is of, and what stat says. */
+
 
 struct facts {
     uint64_t dev, ino, rdev;
