@@ -50,6 +50,9 @@ def pages(town: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page
     folder = tmp_path_factory.mktemp("doc") / "pydoc"
     # It links to files of other packages (jquery): those are published with it.
     shutil.copytree(DOC, folder, symlinks=False, ignore_dangling_symlinks=True)
+    refused = town.fildes("publish", str(folder), "--name", "pydoc", timeout=120, check=False)
+    assert refused.returncode and "a static service may have 50,000,000" in refused.stderr
+    town.fildes("policy", "static_bytes=200000000")
     town.fildes("publish", str(folder), "--name", "pydoc", timeout=120)
     yield Pages(town, folder)
     shutil.rmtree(folder)

@@ -118,8 +118,8 @@ def test_limits_above_the_owners() -> None:
 def test_sizes() -> None:
     by = Policy(static_bytes=10, program_bytes=100, storage=250)
     site = changed(runtime="static", entry="")
-    assert not check_sizes(site, by, 0, Sizes(10, 20))
-    assert len(check_sizes(site, by, 0, Sizes(11, 21))) == 2
+    assert not check_sizes(site, by, 0, Sizes(10, 30))
+    assert len(check_sizes(site, by, 0, Sizes(11, 31))) == 2
     assert not check_sizes(PLAIN, by, 0, Sizes(50, 200))
     assert len(check_sizes(PLAIN, by, 1, Sizes(50, 200))) == 1
 

@@ -174,5 +174,7 @@ class Verbs:
         for name, number in numbers.items():
             if not 0 <= number < 1 << 62:
                 raise Refused("malformed", f"{name}: {number} is not a quantity")
+        if policy.static_bytes > wire.MOST_STATIC:
+            raise Refused("malformed", f"static_bytes: a static site may have {wire.MOST_STATIC:,} bytes at the most")
         self.db.set_policy(owner, policy)
         return wire.Done()

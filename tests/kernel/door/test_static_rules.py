@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
+import resource
 import subprocess
 
 import brotli
@@ -11,6 +13,7 @@ import pytest
 
 from fildes.pack.collect import Source
 from fildes.publish.compress import variants
+from fildes.wire import catalogue
 
 PAGE = b"<!doctype html><p>a page that gets smaller</p>" * 40
 SCRIPT = b"export const answer = 42;\n" * 8000  # beyond what is kept in memory when it is plain
@@ -132,3 +135,20 @@ def test_curl_unpacks_what_it_asked_for(client, static):
     url = f"http://127.0.0.1:{static.address[1]}/assets/app.js"
     command = ["curl", "-s", "-m", "5", "--compressed", "-H", "Host: s.test", url]
     assert subprocess.run(command, capture_output=True, timeout=10, check=True).stdout == SCRIPT
+
+
+def test_thousands_of_sites_in_one_process(static):
+    """All answer, in turn and again; what is open at a time is bounded."""
+    sites = 3000
+    pack = static.packs["5555"]
+    static.packs.update({f"{number:012x}": pack for number in range(sites)})
+    routes = [catalogue.Route(f"n{n}.test", "/", f"n{n}", f"{n:012x}", "anna", "static") for n in range(sites)]
+    for number in range(0, sites, 500):
+        static.delta(routes[number : number + 500])
+    with contextlib.closing(http.client.HTTPConnection(*static.address, timeout=10)) as client:
+        for number in (*range(sites), *range(0, sites, 100)):
+            response, body = ask(client, "/", host=f"n{number}.test")
+            assert (response.status, body) == (200, b"<h1>home</h1>")
+    hard = resource.prlimit(static.pid, resource.RLIMIT_NOFILE)[1]
+    # Two of each: Python's mmap keeps one of its own.
+    assert static.fd_count() < min(2 * sites, hard // 8 + 100)
