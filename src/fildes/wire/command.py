@@ -45,9 +45,7 @@ def invocation(arguments: Sequence[str]) -> Invocation:
     """What the words ask for. ValueError with a sentence for those that make no sense."""
     size = sum(len(argument.encode(errors="surrogateescape")) + 1 for argument in arguments)
     if size > MAX_ARGUMENTS:
-        raise ValueError(
-            f"the command has {size} bytes; at most {MAX_ARGUMENTS} can be passed: send it by standard input"
-        )
+        raise ValueError(f"the command has {size} bytes; {MAX_ARGUMENTS} can be passed: use its standard input")
     if any("\0" in argument for argument in arguments):
         raise ValueError("the command holds a zero byte, which no argument can carry")
     words = list(arguments)
@@ -65,9 +63,7 @@ def invocation(arguments: Sequence[str]) -> Invocation:
             raise ValueError(f"python {first}: {'which module' if kind == 'module' else 'which code'}?")
         return Invocation(kind, what, rest)
     if first.startswith("-"):
-        raise ValueError(
-            f"python {first}: of python's own options there are -m MODULE, -c CODE and -u; else name a file"
-        )
+        raise ValueError(f"python {first}: of its options there are -m MODULE, -c CODE and -u; else name a file")
     return Invocation("file", first, rest)
 
 

@@ -1,8 +1,8 @@
 """A command of a release: a fork of the zygote that runs a script, a module or a line of code instead of serving.
 
 The program was imported before the fork; what runs here finds it so, and else the surroundings that it would have
-behind `python` in /app: its own __main__, sys.argv, sys.path, standard streams, exit status. Files come from the pack by
-the trap, as in any instance. The confinement is an instance's; only the filter's lines on terminals differ.
+behind `python` in /app: its own __main__, sys.argv, sys.path, standard streams, exit status. Files come from the pack
+by the trap, as in any instance. The confinement is an instance's; only the filter's lines on terminals differ.
 """
 
 from __future__ import annotations
@@ -166,13 +166,12 @@ def _renew_streams() -> None:
     """The zygote's are of the log: a terminal's are written line by line, and a pipe can't be positioned."""
     for number, name in enumerate(STREAMS):
         interactive = os.isatty(number)
-        stream = open(  # noqa: SIM115 - for as long as the process lives
-            number,
-            "w" if number else "r",
+        raw = io.FileIO(number, "w" if number else "r", closefd=False)
+        stream = io.TextIOWrapper(
+            io.BufferedWriter(raw) if number else io.BufferedReader(raw),
             encoding="utf-8",
             errors="backslashreplace" if number == 2 else "surrogateescape",
             line_buffering=number == 2 or (number == 1 and interactive),
-            closefd=False,
         )
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
