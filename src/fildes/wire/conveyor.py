@@ -27,6 +27,7 @@ MAX_DATAGRAM = 128 * 1024  # what a receiver must have room for: one head of 64 
 
 TLS = 1  # flag: the client speaks https
 ONCE = 2  # flag: hand the connection back after one response (its host is shared with others by path)
+FORWARDED = 4  # flag: the door wrote what X-Forwarded-* and Forwarded say; without it they are the client's own claims
 
 _entry = Struct("<IBBI")
 _back = Struct("<II")
@@ -36,7 +37,7 @@ class Connection(NamedTuple):
     """A client's connection on its way to an instance; its fd rides beside the datagram."""
 
     serial: int  # the door's number for it, u32
-    flags: int  # TLS | ONCE
+    flags: int  # TLS | ONCE | FORWARDED
     peer: bytes  # b"192.0.2.1 4711"
     head: bytes
 

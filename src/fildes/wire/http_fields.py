@@ -17,6 +17,15 @@ TOKEN = bytes(c for c in range(33, 127) if c not in b'"(),/:;<=>?@[\\]{}')
 VALUE = bytes([9, *range(32, 127), *range(128, 256)])
 SECRET = frozenset((b"cookie", b"authorization", b"proxy-authorization"))
 MATTERS = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect"))
+# What only a proxy may say of a client: whoever speaks to us directly could claim anything. They are kept apart from
+# the other headers, and shown to a program only where the door has written them itself (docs/door.md).
+CLAIMS = frozenset(
+    (
+        b"forwarded", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"true-client-ip", b"cf-connecting-ip",
+        b"fly-client-ip", b"fastly-client-ip", b"x-original-host", b"x-original-url", b"x-rewrite-url",
+        b"x-url-scheme", b"x-scheme", b"front-end-https",
+    )
+)  # fmt: skip
 
 _host = re.compile(rb"([A-Za-z0-9_](?:[A-Za-z0-9_.-]*)|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?").fullmatch
 
@@ -56,6 +65,7 @@ class Fields:
         "close",
         "content_length",
         "expect_continue",
+        "forwarded",
         "headers",
         "host",
         "keep_alive",
@@ -63,7 +73,8 @@ class Fields:
     )
 
     def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
-        self.headers = headers  # names in lower case, in the order in which they came
+        self.headers = headers  # names in lower case, in the order in which they came; none of CLAIMS
+        self.forwarded: list[tuple[bytes, bytes]] = []  # CLAIMS and X-Forwarded-*
         self.authority = b""  # Host as it was sent
         self.host = ""  # lower case, without port and final dot
         self.content_length: int | None = None
@@ -86,7 +97,7 @@ class _Known(dict[bytes, tuple[bytes, bytes]]):
         if value.translate(None, VALUE):
             raise Refused(400, "There is a control character in a header, or a line without CR LF.")
         field = (name.lower(), value.strip(b" \t"))
-        if field[0] in MATTERS:
+        if field[0] in MATTERS or is_claim(field[0]):
             if len(raw) > MATTER_LIMIT:
                 raise Refused(431, f"The header {field[0].decode()} is longer than {MATTER_LIMIT} bytes.")
             _matters[raw] = field
@@ -94,6 +105,13 @@ class _Known(dict[bytes, tuple[bytes, bytes]]):
             return field
         self[raw] = field
         return field
+
+
+def is_claim(name: bytes) -> bool:
+    """Whether a header (lower case) says who a client is. With "_" it would mean the same to a WSGI program."""
+    if b"_" in name:
+        name = name.replace(b"_", b"-")
+    return name in CLAIMS or name.startswith(b"x-forwarded-")
 
 
 remembered_blocks: dict[bytes, Fields] = {}
@@ -124,7 +142,12 @@ def read_fields(block: bytes) -> Fields:
     # Not a set: two equal lines are two lines.
     for raw in filter(_matters.__contains__, raws):
         name, value = _matters[raw]
-        _matter[name](fields, value)
+        if name in _matter:
+            _matter[name](fields, value)
+        else:
+            fields.forwarded.append((name, value))
+    if fields.forwarded:
+        fields.headers = [field for field in fields.headers if not is_claim(field[0])]
     if not fields.host:
         raise Refused(400, "A request needs exactly one Host header.")
     if fields.chunked and fields.content_length is not None:
