@@ -154,20 +154,18 @@ class Orchestrator:
 
     @staticmethod
     def _state(release: Release, supervised: Supervised | None) -> orchestrator.ServiceState:
-        instances = []
-        if supervised is not None and supervised.instance is not None:
-            instance = supervised.instance
-            memory = int(instance.cgroup.usage().get("memory", 0)) if instance.cgroup is not None else None
-            instances.append(
-                orchestrator.InstanceState(
-                    instance.name,
-                    instance.pid,
-                    instance.started,
-                    memory,
-                    supervised.held_by_instance(),
-                    instance.timeline,
-                )
+        zygote = supervised.nursery.zygote if supervised is not None else None
+        instances = [
+            orchestrator.InstanceState(
+                instance.name,
+                instance.pid,
+                instance.started,
+                int(instance.cgroup.usage().get("memory", 0)) if instance.cgroup is not None else None,
+                (zygote.held if zygote is not None else {}) | instance.held,
+                instance.timeline,
             )
+            for instance in (supervised.crew if supervised is not None else ())
+        ]
         return orchestrator.ServiceState(
             service=release.service,
             owner=release.owner,
@@ -177,8 +175,8 @@ class Orchestrator:
             hosts=list(release.hosts),
             instances=instances,
             grants=release.grants,
-            held=supervised.zygote.held if supervised and supervised.zygote else {},
-            zygote=supervised.zygote.pid if supervised and supervised.zygote else None,
+            held=zygote.held if zygote is not None else {},
+            zygote=zygote.pid if zygote is not None else None,
             starts=supervised.starts if supervised else 0,
             crashes=supervised.crashes if supervised else 0,
             note=supervised.note if supervised else "",

@@ -7,8 +7,11 @@ before the sending end leaves this process, so that nothing in its queue dies wi
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import select
 import socket
+import sys
+import termios
 from collections.abc import Callable
 from typing import Final
 
@@ -16,6 +19,7 @@ from fildes.kernel.fds import Fd, Truncated, receive_with_fds, send_with_fds, se
 from fildes.kernel.loop import EPOLLIN, EPOLLRDHUP, Loop
 from fildes.wire import conveyor as wire
 
+_MESSAGE: Final = 1280  # bytes that the kernel counts for a connection with an ordinary head
 _BUFFER: Final = 4 * 1024 * 1024  # asked for; the kernel gives what net.core.wmem_max allows
 
 
@@ -33,11 +37,15 @@ class Conveyor:
             set_blocking(end.fileno(), False)
         return cls(loop, sending, receiving)
 
-    def waiting(self) -> bool:
-        """Whether something waits in the queue now."""
+    def waiting(self) -> int:
+        """About how many connections wait in the queue now; never 0 when one does."""
         poll = select.poll()
         poll.register(self.receiving.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        if not poll.poll(0):
+            return 0
+        held = bytearray(4)
+        fcntl.ioctl(self.sending.fileno(), termios.TIOCOUTQ, held)  # unix(7) has it as SIOCOUTQ
+        return -(-int.from_bytes(held, sys.byteorder) // _MESSAGE) or 1
 
     @property
     def broken(self) -> bool:

@@ -1,100 +1,26 @@
-"""One running instance, and the kit of descriptors that the next one will get.
-
-A kit is put together ahead of the request that needs it, so that a start is one message to the zygote.
-"""
+"""One running instance: its handle, its pidfd, and what it says of itself."""
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
-from fildes.capabilities.kinds import KINDS
-from fildes.daemon.peer import Peer
 from fildes.daemon.store import Store
-from fildes.kernel import fds, process
+from fildes.kernel import process
 from fildes.kernel.cgroups import Cgroup
-from fildes.kernel.fds import (
-    Fd,
-    Truncated,
-    close_all,
-    receive_with_fds,
-    send_with_fds,
-    seqpacket_pair,
-    set_blocking,
-)
-from fildes.kernel.loop import EPOLLIN, Loop, Promise
-from fildes.wire import bus, drivers
-from fildes.wire.catalogue import Release
+from fildes.kernel.fds import Fd, Truncated, receive_with_fds, send_with_fds
+from fildes.kernel.loop import EPOLLIN, Loop, Promise, Timer
+from fildes.orchestrator import life
+from fildes.orchestrator.life import Said, Stage
 
 BLOB: Final = 1000  # bytes; init keeps 1 KiB
-_PATIENCE: Final = 32  # words; an instance has three to say, and one that floods us ends
-_WHY: Final = {
-    "handle": "runtime: handle, to the orchestrator",
-    "channel": "runtime: channel, to the bus",
-}
-
-
-@dataclass
-class Kit:
-    """Owned by whoever holds it until the start; `ours` is the orchestrator's end of the handle."""
-
-    instance: str
-    ours: Fd
-    theirs: Fd
-    channel: Fd
-    grants: list[tuple[str, Fd]] = field(default_factory=list)
-    held: dict[str, str] = field(default_factory=dict)
-    cgroup: Cgroup | None = None
-    entrances: list[Fd] = field(default_factory=list)  # by which the instance puts itself into the cgroup
-
-    def close(self) -> None:
-        close_all([self.ours, *self.given])
-        if self.cgroup is not None:
-            self.cgroup.remove()  # nobody was in it
-
-    @property
-    def given(self) -> list[Fd]:
-        return [self.theirs, self.channel, *self.entrances, *(fd for _, fd in self.grants)]
-
-    def named(self) -> list[tuple[str, int]]:
-        """What rides with the start order."""
-        return [
-            ("handle", self.theirs.fileno()),
-            ("channel", self.channel.fileno()),
-            *(("cgroup", fd.fileno()) for fd in self.entrances),
-            *((f"grant:{name}", fd.fileno()) for name, fd in self.grants),
-        ]
-
-
-async def prepare(peer: Peer, release: Release) -> Kit:
-    """Ask the bus for everything that the release's grants say an instance starts with. Raises Refused."""
-    instance = secrets.token_hex(4)
-    grants: list[tuple[str, Fd]] = []
-    channel = await peer.ask("bus.channel", bus.Channel(release.id, instance, release.service, release.grants))
-    try:
-        for grant in release.grants:
-            kind = KINDS[grant.kind]
-            if kind.at_start:
-                opening = drivers.Open(grant.kind, grant.name, dict(grant.options), release.id, release.service)
-                answer = await peer.ask(f"{kind.driver}.open", opening, reply=drivers.Opened)
-                grants += [(grant.name, fd) for fd in answer.fds]
-    except BaseException:
-        close_all([*channel.fds, *(fd for _, fd in grants)])
-        raise
-    ours, theirs = seqpacket_pair()
-    process.pass_credentials(ours.fileno())
-    set_blocking(ours.fileno(), False)
-    set_blocking(theirs.fileno(), False)
-    kit = Kit(instance, ours, theirs, channel.fds[0], grants)
-    kit.held = {fds.name(fd): _WHY.get(what, f"grant {what.removeprefix('grant:')}") for what, fd in kit.named()}
-    return kit
+_BURST: Final = 64  # words at once
+_RATE: Final = 200.0  # and a second; an instance has no use for half as many, and one that floods us ends
 
 
 def instance_key(release: str, instance: str) -> str:
@@ -120,7 +46,10 @@ def held_as_blob(held: dict[str, str]) -> bytes:
 
 
 class Instance:
-    """Owns the handle and, once the kernel has attested who says that it is up, a pidfd."""
+    """Owns the handle and, once the kernel has attested who says that it is up, a pidfd.
+
+    `on_word()` is called when its stage has changed, `on_end()` when it is gone.
+    """
 
     def __init__(
         self, loop: Loop, store: Store, release: str, name: str, handle: Fd, zygote_pid: int, cgroup: Cgroup | None
@@ -131,6 +60,7 @@ class Instance:
         self.name = name
         self.cgroup = cgroup
         self.pid = -1
+        self.stage = Stage.STARTING
         self.held: dict[str, str] = {}
         self.started = time.time()
         self.timeline = {"ordered": time.monotonic()}
@@ -138,9 +68,12 @@ class Instance:
         self.over: Promise[None] = Promise(loop)
         self.idle = False  # it said that it ends because nobody needs it
         self.stopping = False  # it was told to end
+        self.status: int | None = None  # how it ended, waitpid(2), where its parent told
+        self.unexplained: Timer | None = None  # it is gone, and its parent has not told how
         self._pidfd: Fd | None = None
+        self.on_word: Callable[[], object] = lambda: None
         self.on_end: Callable[[], object] = lambda: None
-        self._patience = _PATIENCE
+        self._words, self._since = float(_BURST), loop.time()
         loop.watch(handle.fileno(), EPOLLIN, self._on_handle)
 
     def deposit(self) -> None:
@@ -153,13 +86,16 @@ class Instance:
         self._store.drop(self._key)
 
     def adopt(self, pidfd: Fd | None) -> None:
-        """Take up one that lived through a restart of this daemon."""
+        """Take up one that lived through a restart of this daemon; what it said last is asked again."""
         if pidfd is not None:
             self._hold(pidfd)
+            self.stage = Stage.OPEN
+            self._say(b"?")
 
     def drain(self) -> None:
         """Tell it to finish what it has; it ends by itself, at the latest after its time limit."""
         self.stopping = True
+        self.stage = life.after(self.stage, Said.TOLD)
         self._say(b"D")
 
     def kill(self) -> None:
@@ -175,6 +111,9 @@ class Instance:
 
     def close(self) -> None:
         self.forget()
+        self.on_word = self.on_end = lambda: None
+        if self.unexplained is not None:
+            self.unexplained.cancel()
         self._loop.unwatch(self._handle.fileno())
         self._handle.close()
         if self._pidfd is not None:
@@ -184,8 +123,7 @@ class Instance:
         self.over.resolve(None)
 
     def _on_handle(self, _: int) -> None:
-        self._patience -= 1
-        if self._patience < 0:
+        if self._floods():
             self._loop.unwatch(self._handle.fileno())
             self.kill()
             if self._pidfd is None:
@@ -209,13 +147,29 @@ class Instance:
             pidfd = None
             self.timeline["up"] = time.monotonic()
             self.deposit()
-        elif word == b"R":
-            self.timeline["ready"] = time.monotonic()
-            self.ready.resolve(True)
-        elif word == b"I":
-            self.idle = True
+        else:
+            self._heard(word)
         if pidfd is not None:
             pidfd.close()
+
+    def _floods(self) -> bool:
+        now = self._loop.time()
+        self._words = min(_BURST, self._words + (now - self._since) * _RATE) - 1
+        self._since = now
+        return self._words < 0
+
+    def _heard(self, word: bytes) -> None:
+        try:
+            said = Said(word.decode("ascii", "replace"))
+        except ValueError:
+            return
+        if said is Said.READY:
+            self.timeline.setdefault("ready", time.monotonic())
+            self.ready.resolve(True)
+        self.idle = said is Said.IDLE
+        before, self.stage = self.stage, life.after(self.stage, said)
+        if self.stage is not before:
+            self.on_word()
 
     def _is_ours(self, pid: int) -> bool:
         """A zygote may forge the word, not who sends it: a process of its PID namespace, whatever it says."""

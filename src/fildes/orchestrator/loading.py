@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from fildes.daemon.peer import Peer
 from fildes.daemon.store import Store
 from fildes.kernel import fds, memfd
+from fildes.kernel.cgroups import Cgroup
 from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Loop
 from fildes.orchestrator.instances import held_as_blob
@@ -26,20 +28,31 @@ def zygote_key(release: Release, zygote: Zygote) -> str:
     return f"zygote.{release.id}.{zygote.threads}"
 
 
-async def load(loop: Loop, peer: Peer, store: Store, resources: Resources, release: Release) -> Zygote:
+async def load(
+    loop: Loop,
+    peer: Peer,
+    store: Store,
+    resources: Resources,
+    release: Release,
+    born: Callable[[Fd], object],
+) -> Zygote:
     """A zygote that has loaded the program and can do nothing new any more.
 
-    While it loads its pidfd is there, so that a successor of ours can end it. Raises Refused with the tenant's error,
-    and OSError; nothing is left then.
+    `born` is shown its pidfd (borrowed) at once; while it loads the store has it too, so that a successor of ours can
+    end it. Raises Refused with the tenant's error, and OSError; nothing is left then.
     """
     key = f"loading.{release.id}"
+
+    def on_birth(pidfd: Fd) -> None:
+        store.deposit(key, b"", [pidfd])
+        born(pidfd)
+
     try:
-        zygote = await _loaded(loop, peer, resources, release, lambda pidfd: store.deposit(key, b"", [pidfd]))
+        zygote = await _loaded(loop, peer, resources, release, on_birth)
         try:
             await zygote.ratchet(keep_files=keeps_files(release))
         except BaseException:
-            zygote.kill()
-            zygote.close()
+            resources.end(zygote)
             raise
         return zygote
     finally:
@@ -50,21 +63,21 @@ def deposit(store: Store, release: Release, zygote: Zygote) -> None:
     store.deposit(zygote_key(release, zygote), held_as_blob(zygote.held), zygote.descriptors)
 
 
-async def _loaded(loop: Loop, peer: Peer, resources: Resources, release: Release, born: Any) -> Zygote:
+async def _loaded(
+    loop: Loop, peer: Peer, resources: Resources, release: Release, born: Callable[[Fd], object]
+) -> Zygote:
     began = time.monotonic()
     tree, packs = await resources.files_of(release)
     given = dict(zip(("base", "release"), packs, strict=True))
+    cgroup: Cgroup | None = None
     try:
         [log_pipe] = (await peer.ask("log.open", log.Open(release.service, release.id))).fds
         given["log"] = log_pipe
         given["serve"] = memfd.sealed("serve", resources.program(serve_profile(release)))
         given["null"] = Fd.open("/dev/null", os.O_RDWR)
-        launched = Launched(
-            resources.plan_of(release, tree),
-            resources.program(load_profile(release)),
-            log_pipe.fileno(),
-            resources.cgroup_of(release),
-        )
+        cgroup = resources.cgroup_of(release)
+        plan, program = resources.plan_of(release, tree), resources.program(load_profile(release))
+        launched = Launched(plan, program, log_pipe.fileno(), cgroup)
         files = (time.monotonic() - began) * 1e3
         sent = {what: fd.fileno() for what, fd in given.items() if what != "log"}
         zygote = await Zygote.load(
@@ -73,6 +86,9 @@ async def _loaded(loop: Loop, peer: Peer, resources: Resources, release: Release
         zygote.phases = {"files": files} | zygote.phases
         zygote.held[fds.name(log_pipe.fileno())] = "runtime: its log"
         return zygote
+    except BaseException:
+        resources.remove_cgroup(cgroup, kill=False)  # its zygote was killed; others of this release may be in it
+        raise
     finally:
         close_all(list(given.values()))
 

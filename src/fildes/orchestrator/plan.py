@@ -1,5 +1,7 @@
 """The life of a release as a table: (state, event) → (next state, what to do). No I/O.
 
+That of each of its instances is in life.py, and how many there are, decides scale.py.
+
 What is not in the table cannot happen or changes nothing: an event that comes late finds its release elsewhere.
 """
 
@@ -14,7 +16,7 @@ class State(StrEnum):
     ASLEEP = "asleep"  # no process; its conveyor is watched if it exists
     LOADING = "loading"  # a zygote runs the program's imports
     WARM = "warm"  # a zygote waits behind the ratchet
-    RUNNING = "running"  # an instance was ordered or serves
+    RUNNING = "running"  # instances were ordered or serve
     HALTED = "halted"  # crashed too often; connections are handed back to the door
     RETIRED = "retired"  # another release is current, or the service was removed
 
@@ -23,8 +25,8 @@ class Event(StrEnum):
     WANTED = "wanted"  # a connection waits on the conveyor, or the release is to be warmed
     LOADED = "loaded"
     LOAD_FAILED = "load failed"
-    ENDED = "ended"  # an instance ended by itself, or was told to: idle, drained, stopped
-    CRASHED = "crashed"  # an instance ended otherwise
+    ENDED = "ended"  # the last instance ended by itself, or was told to: idle, drained, stopped
+    CRASHED = "crashed"  # the last instance ended otherwise
     ZYGOTE_GONE = "zygote gone"
     TOO_MANY = "too many crashes"
     UNUSED = "unused"  # the zygote was idle for its time
@@ -38,8 +40,8 @@ class Do(StrEnum):
     WATCH = "watch the conveyor"
     END = "end the release's processes"
     HAND_BACK = "hand what waits back to the door"
-    DRAIN = "let the instance finish"
-    DISMISS = "let the instance finish, but not for long"
+    DRAIN = "let the instances finish"
+    DISMISS = "let the instances finish, but not for long"
 
 
 S, E = State, Event
@@ -61,12 +63,15 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, tuple[Do, ...]]]] = {
     (S.WARM, E.RETIRE): (S.RETIRED, (Do.END, Do.HAND_BACK)),
     (S.RUNNING, E.ENDED): (S.WARM, (Do.WATCH,)),
     (S.RUNNING, E.CRASHED): (S.WARM, (Do.WATCH,)),
-    (S.RUNNING, E.TOO_MANY): (S.HALTED, (Do.END, Do.HAND_BACK)),
+    (S.RUNNING, E.TOO_MANY): (S.HALTED, (Do.DRAIN, Do.HAND_BACK)),
     (S.RUNNING, E.ZYGOTE_GONE): (S.ASLEEP, (Do.END, Do.WATCH)),
     (S.RUNNING, E.STOP): (S.RUNNING, (Do.DISMISS,)),
     (S.RUNNING, E.RETIRE): (S.RETIRED, (Do.DRAIN, Do.HAND_BACK)),
     (S.HALTED, E.WANTED): (S.HALTED, (Do.HAND_BACK,)),
-    (S.HALTED, E.STOP): (S.ASLEEP, (Do.WATCH,)),
+    (S.HALTED, E.ENDED): (S.HALTED, (Do.END,)),
+    (S.HALTED, E.CRASHED): (S.HALTED, (Do.END,)),
+    (S.HALTED, E.ZYGOTE_GONE): (S.HALTED, (Do.END,)),
+    (S.HALTED, E.STOP): (S.ASLEEP, (Do.END, Do.WATCH)),
     (S.HALTED, E.RETIRE): (S.RETIRED, (Do.HAND_BACK,)),
     (S.RETIRED, E.STOP): (S.RETIRED, (Do.DISMISS,)),
     (S.RETIRED, E.ENDED): (S.RETIRED, (Do.END,)),

@@ -12,6 +12,7 @@ from fildes.kernel.fds import Fd
 from fildes.kernel.loop import Loop, Timer
 from fildes.orchestrator import explain, launch, trees
 from fildes.orchestrator.children import ChildFailed, Exits, in_child
+from fildes.orchestrator.zygotes import Zygote
 from fildes.pack import base
 from fildes.sandbox import profile
 from fildes.sandbox.plan import Plan
@@ -99,19 +100,27 @@ class Resources:
         limits = cgroups.Limits(memory=release.limits.memory, cpu=release.limits.cpu, tasks=release.limits.tasks)
         return parent.child(f"instance-{instance}", limits)
 
-    def remove_cgroup(self, cgroup: Cgroup | None) -> None:
-        """Its processes ended or were just killed: the kernel may take a moment until it lets the group go."""
+    def remove_cgroup(self, cgroup: Cgroup | None, *, kill: bool = True) -> None:
+        """Its processes ended or were just killed: the kernel may take a moment until it lets the group go. Whoever is
+        still in it then is killed, unless `kill` says that they may be others."""
         if cgroup is None:
             return
         try:
             cgroup.remove(timeout=0)
         except OSError:
-            self._leaving[cgroup.path] = self._loop.call_later(0.2, lambda: self._remove_at_last(cgroup))
+            self._leaving[cgroup.path] = self._loop.call_later(0.2, lambda: self._remove_at_last(cgroup, kill))
 
-    def _remove_at_last(self, cgroup: Cgroup) -> None:
+    def _remove_at_last(self, cgroup: Cgroup, kill: bool) -> None:
         self._leaving.pop(cgroup.path, None)
         try:
-            cgroup.kill()
+            if kill:
+                cgroup.kill()
             cgroup.remove(timeout=0)
         except OSError:
             return  # fildes up removes what is left of the node's tree at its end
+
+    def end(self, zygote: Zygote) -> None:
+        """Kill a zygote, and with it everything of its release, and let go of it."""
+        zygote.kill()
+        zygote.close()
+        self.remove_cgroup(zygote.cgroup)

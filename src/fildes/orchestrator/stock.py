@@ -10,7 +10,8 @@ from collections.abc import Callable
 from fildes.daemon.peer import Peer, Refused
 from fildes.daemon.store import Store
 from fildes.kernel.loop import Loop, Task
-from fildes.orchestrator.instances import Kit, held_as_blob, instance_key, prepare
+from fildes.orchestrator.instances import held_as_blob, instance_key
+from fildes.orchestrator.kits import Kit, prepare
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.zygotes import Zygote
 from fildes.wire.catalogue import Release

@@ -1,0 +1,79 @@
+"""The kit of descriptors that one instance gets.
+
+It is put together ahead of the request that needs it, so that a start is one message to the zygote.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Final
+
+from fildes.capabilities.kinds import KINDS
+from fildes.daemon.peer import Peer
+from fildes.kernel import fds, process
+from fildes.kernel.cgroups import Cgroup
+from fildes.kernel.fds import Fd, close_all, seqpacket_pair, set_blocking
+from fildes.wire import bus, drivers
+from fildes.wire.catalogue import Release
+
+_WHY: Final = {
+    "handle": "runtime: handle, to the orchestrator",
+    "channel": "runtime: channel, to the bus",
+}
+
+
+@dataclass
+class Kit:
+    """Owned by whoever holds it until the start; `ours` is the orchestrator's end of the handle."""
+
+    instance: str
+    ours: Fd
+    theirs: Fd
+    channel: Fd
+    grants: list[tuple[str, Fd]] = field(default_factory=list)
+    held: dict[str, str] = field(default_factory=dict)
+    cgroup: Cgroup | None = None
+    entrances: list[Fd] = field(default_factory=list)  # by which the instance puts itself into the cgroup
+
+    def close(self) -> None:
+        close_all([self.ours, *self.given])
+        if self.cgroup is not None:
+            self.cgroup.remove()  # nobody was in it
+
+    @property
+    def given(self) -> list[Fd]:
+        return [self.theirs, self.channel, *self.entrances, *(fd for _, fd in self.grants)]
+
+    def named(self) -> list[tuple[str, int]]:
+        """What rides with the start order."""
+        return [
+            ("handle", self.theirs.fileno()),
+            ("channel", self.channel.fileno()),
+            *(("cgroup", fd.fileno()) for fd in self.entrances),
+            *((f"grant:{name}", fd.fileno()) for name, fd in self.grants),
+        ]
+
+
+async def prepare(peer: Peer, release: Release) -> Kit:
+    """Ask the bus for everything that the release's grants say an instance starts with. Raises Refused."""
+    instance = secrets.token_hex(4)
+    grants: list[tuple[str, Fd]] = []
+    channel = await peer.ask("bus.channel", bus.Channel(release.id, instance, release.service, release.grants))
+    try:
+        for grant in release.grants:
+            kind = KINDS[grant.kind]
+            if kind.at_start:
+                opening = drivers.Open(grant.kind, grant.name, dict(grant.options), release.id, release.service)
+                answer = await peer.ask(f"{kind.driver}.open", opening, reply=drivers.Opened)
+                grants += [(grant.name, fd) for fd in answer.fds]
+    except BaseException:
+        close_all([*channel.fds, *(fd for _, fd in grants)])
+        raise
+    ours, theirs = seqpacket_pair()
+    process.pass_credentials(ours.fileno())
+    set_blocking(ours.fileno(), False)
+    set_blocking(theirs.fileno(), False)
+    kit = Kit(instance, ours, theirs, channel.fds[0], grants)
+    kit.held = {fds.name(fd): _WHY.get(what, f"grant {what.removeprefix('grant:')}") for what, fd in kit.named()}
+    return kit
