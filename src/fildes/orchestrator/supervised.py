@@ -156,10 +156,13 @@ class Supervised:
         self.nursery.launch()
 
     def _on_loaded(self) -> None:
-        if self.nursery.threads > 1:
-            self.note = "it starts threads while it loads, so each instance loads it anew: starts are slower"
+        self._note_threads()
         self._happened(Event.LOADED)
         self._prepare()
+
+    def _note_threads(self) -> None:
+        if self.nursery.threads > 1:
+            self.note = "it starts threads while it loads, so each instance loads it anew: starts are slower"
 
     def _did_not_load(self, why: str) -> None:
         if self.state is not State.LOADING:
@@ -403,6 +406,7 @@ class Supervised:
 
     def adopt_zygote(self, deposit: Deposit, threads: int) -> None:
         self.nursery.adopt(deposit, threads)
+        self._note_threads()
         if self.state is State.ASLEEP:
             self.state = State.WARM
 
