@@ -114,6 +114,15 @@ def is_claim(name: bytes) -> bool:
     return name in CLAIMS or name.startswith(b"x-forwarded-")
 
 
+def believed(fields: Fields) -> Fields:
+    """`fields` with what is claimed among the headers: for a connection that the conveyor marked FORWARDED."""
+    copy = Fields(fields.headers + fields.forwarded)
+    for name in Fields.__slots__:
+        if name != "headers":
+            setattr(copy, name, getattr(fields, name))
+    return copy
+
+
 remembered_blocks: dict[bytes, Fields] = {}
 _known = _Known()
 _matters: dict[bytes, tuple[bytes, bytes]] = {}
