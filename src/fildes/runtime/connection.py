@@ -24,6 +24,9 @@ class Owner(Protocol):
 
     def on_readable(self) -> None: ...
 
+    def on_written(self) -> None:
+        """What did not fit into the socket is written now."""
+
     def on_gone(self) -> None:
         """The connection is closed; wake whoever waits."""
 
@@ -102,6 +105,7 @@ class Connection:
             raise ClientGone("the client has closed the connection")
         if self.out is not None:
             self.out = memoryview(bytes(self.out) + data)
+            self.serving.debts.grew(self)
             return False
         try:
             written = os.write(self.fd, data)
@@ -117,6 +121,7 @@ class Connection:
         self.out = memoryview(data)[written:]
         self.since = self.serving.time()
         self.watch_also(EPOLLOUT)
+        self.serving.debts.grew(self)
         return False
 
     async def written(self) -> None:
@@ -140,12 +145,14 @@ class Connection:
                 self.serving.close(self)
                 return
             self.since = self.serving.time()
-            if written < len(self.out):
-                self.out = self.out[written:]
+            self.out = self.out[written:] if written < len(self.out) else None
+            self.serving.debts.moved(self)
+            if self.out is not None:
                 return
-            self.out = None
         self.watch(self.mask & ~EPOLLOUT)
         self.wake()
+        if self.owner is not None:
+            self.owner.on_written()
 
     def wake(self) -> None:
         waiters, self.waiters = self.waiters, None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fildes.runtime.keeping import Keeping
 
 LINGER = 2.0  # s
+WRITE_TIMEOUT = 60.0  # s without a byte taken by the client
 UNREAD = 262144  # bytes of an unread body that are dropped before the connection is given up
 
 
@@ -29,11 +30,40 @@ class Waiting:
     def on_readable(self) -> None:
         self.connection.look_ahead(HEAD_LIMIT)
 
+    def on_written(self) -> None: ...
+
     def on_gone(self) -> None: ...
 
     def on_sweep(self, now: float) -> None: ...
 
     def on_drain(self) -> None: ...
+
+
+class Sending:
+    """A response is complete, and the client has not taken all of it yet. Its program is done with it."""
+
+    __slots__ = ("connection", "keep", "reader", "serving")
+
+    def __init__(self, serving: Keeping, connection: Connection, keep: bool, reader: Sized | Chunked | None) -> None:
+        self.serving = serving
+        self.connection = connection
+        self.keep = keep
+        self.reader = reader
+
+    def on_readable(self) -> None:
+        self.connection.look_ahead(HEAD_LIMIT)
+
+    def on_written(self) -> None:
+        self.serving.answered(self.connection, self.keep, self.reader)
+
+    def on_gone(self) -> None: ...
+
+    def on_sweep(self, now: float) -> None:
+        if now - self.connection.since > WRITE_TIMEOUT:
+            self.serving.close(self.connection)
+
+    def on_drain(self) -> None:
+        self.keep = False
 
 
 class Discarding:
@@ -64,6 +94,8 @@ class Discarding:
         elif self.reader.done:
             connection.buffer = self.reader.rest
             self.serving.answered(connection, True, None)
+
+    def on_written(self) -> None: ...
 
     def on_gone(self) -> None: ...
 
@@ -102,6 +134,8 @@ class Lingering:
             self.left -= len(data)
             if not data or self.left < 0:
                 self.serving.close(self.connection)
+
+    def on_written(self) -> None: ...
 
     def on_gone(self) -> None: ...
 

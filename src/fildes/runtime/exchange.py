@@ -106,17 +106,20 @@ class Exchange(Framing):
             else:
                 data = self._whole(body)
                 self.phase = COMPLETE
-                if not self.connection.write(data):
+                if self.waiters:
+                    self._wake()
+                if not self.serving.post(self.connection, data, self.keep, self.reader):
                     await self.connection.written()
-                self._done()
         elif self.phase == STREAMING:
             more = message.get("more_body", False)
             data = self._next(message.get("body", b""), more)
-            if not more:
+            if more:
+                await self._write(data)
+            else:
                 self.phase = COMPLETE
-            await self._write(data)
-            if not more:
-                self._done()
+                self._wake()
+                if self.connection.fd >= 0 and not self.serving.post(self.connection, data, self.keep, self.reader):
+                    await self.connection.written()
         elif self.phase == WAITING:
             raise RuntimeError("http.response.body was sent before http.response.start")
         else:
@@ -195,19 +198,13 @@ class Exchange(Framing):
         if data and not connection.write(data):
             await connection.written()
 
-    def _done(self) -> None:
-        self.phase = COMPLETE
-        self._wake()
-        self.serving.answered(self.connection, self.keep, self.reader)
-
     def _failed(self, error: BaseException, scope: dict[str, Any]) -> None:
         if not (isinstance(error, CancelledError | ClientGone) or (self.gone and isinstance(error, OSError))):
             print(f"{scope['method']} {scope['path']} failed:", file=sys.stderr)
             traceback.print_exception(error, file=sys.stderr)
         if self.phase == COMPLETE or self.gone:
-            if self.connection.owner is self:  # cancelled while the last of the response waited to be written
-                self.serving.close(self.connection)
-        elif self.phase == STREAMING:
+            return
+        if self.phase == STREAMING:
             # Whatever was sent is not the whole: only an abrupt end says so.
             self.phase = COMPLETE
             self.serving.close(self.connection)
@@ -254,11 +251,16 @@ class Exchange(Framing):
             if connection.eof:
                 connection.since = self.serving.time()
 
+    def on_written(self) -> None:
+        """Whoever waits for that has been woken."""
+
     def on_gone(self) -> None:
         self.gone = True
         self._wake()
 
     def on_sweep(self, now: float) -> None:
+        if self.phase == COMPLETE:
+            return
         connection = self.connection
         idle = now - connection.since
         if connection.out is not None:

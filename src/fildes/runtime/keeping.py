@@ -15,12 +15,16 @@ from typing import Any, Protocol
 
 from fildes.runtime.belt import Belt
 from fildes.runtime.connection import ClientGone, Connection
+from fildes.runtime.debts import OWED, Debts
 from fildes.runtime.ending import Ending
-from fildes.runtime.ends import Discarding, Lingering, Waiting
+from fildes.runtime.ends import Discarding, Lingering, Sending, Waiting
 from fildes.runtime.tending import sweep
 from fildes.wire.conveyor import MAX_CONNECTIONS, ONCE
 from fildes.wire.http import Bad, refusal
 from fildes.wire.http_body import Chunked, Sized
+
+POSTS = 16  # answers that are written together
+POST_SIZE = 65536  # bytes of one of them
 
 SWEEP = 2.0  # s between looks for whoever waits too long
 HEAD_TIMEOUT = 10.0  # s for the rest of a head
@@ -55,7 +59,11 @@ class Keeping:
         self.room = int(settings.get("room") or max(32, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
         self.limit = int(settings.get("concurrency") or CONCURRENCY)
         self.running = 0  # requests whose program has not returned
-        self.sockets = 0  # open WebSockets, likewise
+        self.aside = 0  # requests that have lent their place to others, while they wait for their client
+        self.sockets = 0  # open WebSockets
+        self.debts = Debts(self, int(settings.get("owed") or OWED))
+        self.now = 0.0  # on the loop's clock, when this round began; asking for it is a call to the kernel
+        self.posts: list[tuple[Connection, bytes, bool, Sized | Chunked | None]] = []
         self._unsettled: list[Unsettled] = []
         self._settling = False
         self._sweeper: TimerHandle | None = None
@@ -75,7 +83,7 @@ class Keeping:
         raise NotImplementedError
 
     def is_busy(self) -> bool:
-        return bool(self.connections or self.running or self.sockets)
+        return bool(self.connections or self.running or self.aside or self.sockets)
 
     def is_pressed(self) -> bool:
         """Whether others may be waiting because of those who are slow."""
@@ -93,6 +101,7 @@ class Keeping:
             self.loop.call_soon(self._settle)
 
     def _settle(self) -> None:
+        self.dispatch()
         self._settling = False
         unsettled, self._unsettled = self._unsettled, []
         for one in unsettled:
@@ -118,7 +127,8 @@ class Keeping:
 
     def _sweep(self) -> None:
         self._sweeper = None
-        sweep(self, self.time())
+        self.now = self.time()
+        sweep(self, self.now)
         if self.connections:
             self._sweeper = self.loop.call_later(SWEEP, self._sweep)
 
@@ -134,6 +144,35 @@ class Keeping:
         else:
             connection.since = self.time()
             connection.watch(EPOLLIN)
+
+    def post(self, connection: Connection, data: bytes, keep: bool, reader: Sized | Chunked | None) -> bool:
+        """Write the last of a response, perhaps with others of this round; whether it needs no waiting for.
+
+        A write to a client that sleeps wakes it up, which costs more than the write: one after the other, each client
+        would fall asleep again while we think about the next one's answer.
+        """
+        if self._settling and len(data) <= POST_SIZE and self.debts.owed <= self.debts.limit:
+            self.posts.append((connection, data, keep, reader))
+            if len(self.posts) >= POSTS:
+                self.dispatch()
+            return True
+        return self._finish(connection, data, keep, reader) or self.debts.owed <= self.debts.limit
+
+    def dispatch(self) -> None:
+        """Write what `post` has collected."""
+        posts, self.posts = self.posts, []
+        for post in posts:
+            self._finish(*post)
+
+    def _finish(self, connection: Connection, data: bytes, keep: bool, reader: Sized | Chunked | None) -> bool:
+        try:
+            if (not data and connection.out is None) or connection.write(data):
+                self.answered(connection, keep, reader)
+                return True
+        except ClientGone:
+            return True
+        connection.owner = Sending(self, connection, keep, reader)
+        return False
 
     def answered(self, connection: Connection, keep: bool, reader: Sized | Chunked | None) -> None:
         """A response was written whole; `reader` is what is left of a body that nobody read."""
@@ -157,7 +196,7 @@ class Keeping:
         elif connection.eof or self.ending.draining:
             self.close(connection)
         else:
-            connection.since = self.time()
+            connection.since = self.now
             if connection.mask != EPOLLIN:
                 connection.watch(EPOLLIN)
 
@@ -186,6 +225,9 @@ class Keeping:
     def linger(self, connection: Connection) -> None:
         """Close, when the client has read what was written."""
         connection.buffer = b""
+        if connection.out is not None:
+            connection.owner = Sending(self, connection, False, Sized(0))
+            return
         connection.owner = None
         try:
             connection.owner = Lingering(self, connection)
@@ -204,7 +246,9 @@ class Keeping:
         del self.connections[fd]
         if not connection.told:
             self.tell(connection)
-        connection.out = None
+        if connection.out is not None:
+            connection.out = None
+            self.debts.moved(connection)
         owner, connection.owner = connection.owner, None
         if owner is not None:
             owner.on_gone()

@@ -339,6 +339,8 @@ class WebSocket:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def on_written(self) -> None: ...
+
     def on_gone(self) -> None:
         self.gone = True
         self.phase = COMPLETE
