@@ -30,7 +30,7 @@ from fildes.publish.index import discover
 from fildes.publish.resolver import Resolver
 from fildes.publish.scratch import Scratch
 from fildes.wire import catalogue
-from fildes.wire.publish import Cancel, Index, Progress, Publish
+from fildes.wire.publish import Cancel, Index, Lock, Progress, Publish, Repack
 
 ROOT = os.geteuid() == 0
 
@@ -53,17 +53,21 @@ class Stage:
         peer, script = Peer(self.loop, here), Peer(self.loop, there)
         self.script = script
         self.resolver = Resolver(self.loop, peer, control, on_end=self.loop.stop)
-        self.publishing = Publishing(self.loop, peer, self.scratch, self.resolver, self.index)
+        self.publishing = Publishing(self.loop, peer, self.scratch, self.resolver)
         peer.on("publish.publish", Publish, self.publishing.publish)
+        peer.on("publish.repack", Repack, self.publishing.repack)
+        peer.on("publish.lock", Lock, self.publishing.lock)
         peer.on_event("publish.cancel", Cancel, self.publishing.cancel)
         self.lookup = Lookup(self.loop)
         self.net = Net(self.loop, self.lookup, Census(set), {"index": self.index})
         script.on("net.index", Index, self.net.index)
         script.on("catalogue.known", catalogue.Known, self.known)
+        script.on("catalogue.sources", catalogue.Sources, self.sources)
         script.on("catalogue.publish", catalogue.Publish, self.published)
         script.on_event("debug.progress", Progress, lambda asked: self.progress.append(asked.body))
         self.progress: list[Progress] = []
         self.stored: dict[tuple[str, str], bytes] = {}
+        self.current: dict[str, tuple[catalogue.Publish, bytes]] = {}
         self.messages: list[catalogue.Publish] = []
         self.refusal: Refused | None = None
         self.count = 0
@@ -71,6 +75,13 @@ class Stage:
     async def known(self, asked: Asked[catalogue.Known]) -> catalogue.Knowledge:
         pack = self.stored.get((asked.body.bundle, asked.body.abi))
         return catalogue.Knowledge(hashlib.sha256(pack).hexdigest() if pack else None)
+
+    async def sources(self, asked: Asked[catalogue.Sources]) -> tuple[catalogue.Sourced, list[Fd]]:
+        if asked.body.service not in self.current:
+            raise Refused("not-found", "no such service")
+        body, bundle = self.current[asked.body.service]
+        told = catalogue.Sourced("4f1c", body.owner, body.manifest, body.bundle, body.abi)
+        return told, [memfd.sealed("bundle", bundle)]
 
     async def published(self, asked: Asked[catalogue.Publish]) -> catalogue.Published:
         body = asked.body
@@ -80,6 +91,7 @@ class Stage:
             bundle, pack = (os.pread(fd.fileno(), 1 << 28, 0) for fd in asked.fds)
             assert hashlib.sha256(bundle).hexdigest() == body.bundle
             self.stored[body.bundle, body.abi] = pack
+            self.current[body.manifest.name] = (body, bundle)
         self.messages.append(body)
         return catalogue.Published("4f1c", body.manifest.name, ["http://x.localhost/"])
 
@@ -188,7 +200,7 @@ def refused(stage: Stage, files: dict[str, str], **options: Any) -> Refused:
 
 
 def test_what_is_wrong_is_said_and_leaves_nothing(stage: Stage) -> None:
-    assert "fildes.toml is missing" in refused(stage, {"main.py": ""}).text
+    assert "fildes.toml: is missing" in refused(stage, {"main.py": ""}).text
     assert "fildes.toml:2: " in refused(stage, {"fildes.toml": 'name = "shop"\nruntime = "asg"\n'}).text
     assert "'..' leads out" in refused(stage, {"../x": ""}).text
     error = refused(stage, PROGRAM | {"requirements.txt": "flask\n-e .\n"})

@@ -7,7 +7,8 @@ import io
 import tarfile
 
 from fildes.kernel import memfd
-from fildes.publish.bundle import LOCK, write_bundle
+from fildes.publish.bundle import write_bundle
+from fildes.publish.lockfile import LOCK
 from fildes.publish.tree import Tree
 from fildes.publish.unpack import unpack
 

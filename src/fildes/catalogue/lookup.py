@@ -145,15 +145,15 @@ class Lookup(Connection):
 
     def services(self, owner: str | None, listening: list[str]) -> list[ServiceInfo]:
         rows = self._rows(
-            "SELECT r.service, r.owner, r.runtime, r.id, r.created, r.manifest FROM release r "
+            "SELECT r.service, r.owner, r.runtime, r.id, r.created, r.abi, r.manifest FROM release r "
             "WHERE r.state = 'current' AND (?1 IS NULL OR r.owner = ?1) ORDER BY r.service",
             owner,
         )
         found = []
-        for service, its_owner, runtime, id, created, manifest in rows:
+        for service, its_owner, runtime, id, created, abi, manifest in rows:
             hosts = _hosts.decode(manifest).hosts
             urls = view.urls(hosts, listening)
-            found.append(ServiceInfo(service, its_owner, runtime, id, hosts, urls, created))
+            found.append(ServiceInfo(service, its_owner, runtime, id, hosts, urls, created, abi))
         return found
 
     def has_object(self, digest: str) -> bool:

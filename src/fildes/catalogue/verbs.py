@@ -37,6 +37,7 @@ class Verbs:
         on("subscribe", wire.Subscribe, self.subscribe, *wire.AUDIENCES)
         on("publish", wire.Publish, self.publishing.publish, "publish")
         on("known", wire.Known, self.known, "publish")
+        on("sources", wire.Sources, self.sources, "publish")
         on("rollback", wire.Rollback, self.publishing.rollback, "debug")
         on("remove", wire.Remove, self.publishing.remove, "debug")
         on("pack", wire.Pack, self.pack, "orchestrator", "static")
@@ -81,6 +82,15 @@ class Verbs:
     async def known(self, asked: Asked[wire.Known]) -> wire.Knowledge:
         body = asked.body
         return wire.Knowledge(known(self.db, self.objects, body.owner, body.bundle, body.abi))
+
+    async def sources(self, asked: Asked[wire.Sources]) -> tuple[wire.Sourced, list[Fd]]:
+        service, release = asked.body.service, asked.body.release
+        found = self.db.current(service) if release is None else self.db.find(release)
+        if found is None or found.service != service or found.state not in ("current", "old"):
+            what = f"release {quote(release)}" if release is not None else "current release"
+            raise Refused("not-found", f"{service} has no {what}; those there are: fildes releases {service}")
+        told = wire.Sourced(found.id, found.owner, found.manifest, found.bundle, found.abi)
+        return told, [self.objects.open(found.bundle)]
 
     async def open(self, asked: Asked[Open]) -> tuple[Opened, list[Fd]]:
         """A grant of kind secret, as the release was published with it."""

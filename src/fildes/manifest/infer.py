@@ -1,11 +1,13 @@
-"""A manifest for a folder that has none."""
+"""A manifest for a folder that has none: taken as it is where it plainly is a site, put into words otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from fildes.manifest import words
+from fildes.manifest.guess import Guess, guess
 from fildes.manifest.problems import ManifestError, Problem
 from fildes.manifest.words import Wrong
 from fildes.wire.catalogue import Manifest
@@ -13,33 +15,70 @@ from fildes.wire.catalogue import Manifest
 _PROGRAM: Final = ("requirements.txt", "pyproject.toml", "setup.py", "setup.cfg", "Pipfile", "uv.lock", "manage.py")
 
 
-def infer(names: Iterable[str], name: str) -> Manifest:
+def infer(
+    names: Iterable[str], name: str | None, read: Callable[[str], bytes | None] = lambda _: None, folder: str = ""
+) -> Manifest:
     """The manifest of a static site called `name`, if the folder with these files (relative paths) plainly is one:
-    index.html at the top, and no Python program beside it. Raises ManifestError with what to do instead."""
-    top = sorted({n.removeprefix("./") for n in names if "/" not in n.removeprefix("./")})
+    index.html at the top, and no Python program beside it. `read` gives a file's bytes, `folder` is what the folder is
+    called. Raises ManifestError with what to do instead: for a program, the manifest to write."""
+    paths = sorted({n.removeprefix("./") for n in names})
+    top = [n for n in paths if "/" not in n]
     program = [n for n in top if n in _PROGRAM or n.endswith(".py")]
-    problem = None
-    if program:
-        problem = Problem(
-            0,
-            f"is missing, and {program[0]} says that this is a program, not just a site",
-            f'write a fildes.toml with name = "{name}", runtime = "asgi", entry = "{_entry(program)}" '
-            f'and hosts = ["{name}.localhost"]',
-        )
-    elif "index.html" not in top:
-        problem = Problem(
-            0,
+    found = guess(paths, read) if program or "index.html" not in top else None
+    if found is not None or program:
+        raise _refusal("is missing, and " + _because(found, program), _lines(found, program, name or _name(folder)))
+    if "index.html" not in top:
+        raise _refusal(
             "is missing, and so is index.html: it cannot be told what this folder is",
-            "add an index.html if it is a site, or a fildes.toml if it is a program",
+            "add an index.html if it is a site, or a fildes.toml if it is a program: fildes new shows one",
         )
-    else:
-        try:
-            words.service(name)
-        except Wrong as wrong:
-            problem = Problem(0, f"is missing, and the name given will not do: {wrong.text}", wrong.hint)
-    if problem is not None:
-        raise ManifestError("fildes.toml", [problem])
+    if name is None:
+        raise _refusal(
+            "is missing; this folder looks like a site",
+            f"publish it as one: fildes publish DIR --name {_name(folder)}; or write a fildes.toml",
+        )
+    try:
+        words.service(name)
+    except Wrong as wrong:
+        raise _refusal(f"is missing, and the name given will not do: {wrong.text}", wrong.hint) from wrong
     return Manifest(name=name, runtime="static", hosts=[f"{name}.localhost"])
+
+
+def _refusal(text: str, hint: str) -> ManifestError:
+    return ManifestError("fildes.toml", [Problem(0, text, hint)])
+
+
+def _because(found: Guess | None, program: list[str]) -> str:
+    if found is None:
+        return f"{program[0]} says that this is a program, not just a site"
+    if found.what in ("function", "service"):
+        return f"{found.where} looks like a {found.what}"
+    article = "an" if found.what[0] in "AEIOU" else "a"
+    return f"{found.where} makes {article} {found.what} application"
+
+
+def _lines(found: Guess | None, program: list[str], name: str) -> str:
+    """The manifest to write, and what else."""
+    runtime = found.runtime if found else "asgi"
+    entry = found.entry if found else _entry(program)
+    hint = "write this fildes.toml and publish again:\n\n"
+    if found is not None and found.factory:
+        module, function = found.entry.rpartition(":")[0], found.factory
+        entry = f"{runtime}:app"
+        hint = (
+            f"write a {runtime}.py with `from {module} import {function}` and `app = {function}()`, "
+            "and this fildes.toml, and publish again:\n\n"
+        )
+    lines = [f'name = "{name}"', f'runtime = "{runtime}"', f'entry = "{entry}"']
+    if runtime != "service":
+        lines.append(f'hosts = ["{name}.localhost"]')
+    return hint + "".join(f"    {line}\n" for line in lines)
+
+
+def _name(folder: str) -> str:
+    """A service's name, made of a folder's."""
+    meant = re.sub(r"[^a-z0-9-]+", "-", folder[:63].lower()).strip("-0123456789")
+    return meant if words.SERVICE.fullmatch(meant) else "NAME"
 
 
 def _entry(program: list[str]) -> str:

@@ -12,7 +12,6 @@ import contextlib
 import gc
 import os
 import sys
-import sysconfig
 from typing import Any
 
 from fildes.daemon.peer import Peer
@@ -21,12 +20,12 @@ from fildes.daemon.store import Store
 from fildes.kernel import process
 from fildes.kernel.fds import Fd, seqpacket_pair
 from fildes.kernel.loop import Loop
-from fildes.publish import cell, runner
+from fildes.publish import cell, environment, runner
 from fildes.publish.flow import Publishing
 from fildes.publish.resolver import Resolver
 from fildes.publish.scratch import Scratch
 from fildes.sandbox import profile
-from fildes.wire.publish import Cancel, Publish
+from fildes.wire.publish import Cancel, Lock, Publish, Repack
 
 RESOLVER_UID: int = 12  # offset from the node's first uid; init's table says publish is 10 and debug 11
 
@@ -42,8 +41,10 @@ def main(inheritance: Inheritance) -> None:
     peer = Peer(loop, inheritance.channel)
     store = Store(loop, inheritance.store)
     resolver = Resolver(loop, peer, control, on_end=lambda: ended(loop))
-    publishing = Publishing(loop, peer, scratch, resolver, settings.get("index", {}))
+    publishing = Publishing(loop, peer, scratch, resolver)
     peer.on("publish.publish", Publish, publishing.publish)
+    peer.on("publish.repack", Repack, publishing.repack)
+    peer.on("publish.lock", Lock, publishing.lock)
     peer.on_event("publish.cancel", Cancel, publishing.cancel)
     confine("publish")
     store.ready()
@@ -52,7 +53,7 @@ def main(inheritance: Inheritance) -> None:
 
 def load_ahead() -> None:
     """What is otherwise imported when it is first needed, and then is out of reach."""
-    sysconfig.get_config_vars()
+    environment.here()
     for codec in ("idna", "punycode"):  # hosts in manifests
         codecs.lookup(codec)
 

@@ -13,9 +13,9 @@ import tarfile
 from collections.abc import Iterable
 from typing import IO, Any, Final, cast
 
+from fildes.publish.lockfile import LOCK
 from fildes.publish.tree import Content, Parts, Tree
 
-LOCK: Final = "requirements.lock"
 _MTIME: Final = 315532800  # 1980-01-01: zip files and their readers know nothing earlier
 
 

@@ -7,24 +7,26 @@ changed until the catalogue's own step, which is atomic; whatever happens, the s
 from __future__ import annotations
 
 import os
-import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
+from fildes.daemon.abi import ABI
 from fildes.daemon.peer import Asked, Peer, Refused
+from fildes.kernel import memfd
 from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Cancelled, Loop, Task
-from fildes.publish import upload
+from fildes.publish import environment, lockfile, upload
 from fildes.publish.children import DISK_FULL, in_child
+from fildes.publish.members import Own
 from fildes.publish.resolver import Resolver
 from fildes.publish.scratch import Job, Scratch, digest
 from fildes.publish.turns import Turns
-from fildes.publish.upload import Upload
+from fildes.publish.upload import Kept, Needs, Upload, Wish
 from fildes.wire import catalogue
-from fildes.wire.publish import Cancel, Progress, Publish
+from fildes.wire.publish import Cancel, Lock, Progress, Publish, Repack
 
 AT_ONCE: Final = 3
 MAX_QUEUE: Final = 32
@@ -40,34 +42,62 @@ class Sources:
     """An upload that was taken in; the descriptors are borrowed from the flow."""
 
     upload: Upload
+    needs: Needs
     index: Fd
     contents: Fd
 
 
-class Publishing:
-    """`index`: the node's package indexes, for what a lock depends on."""
+@dataclass(frozen=True)
+class Order:
+    """What is to be done, whoever asked for it."""
 
-    def __init__(self, loop: Loop, peer: Peer, scratch: Scratch, resolver: Resolver, index: dict[str, Any]) -> None:
+    ticket: str
+    owner: str
+    wish: Wish
+
+
+class Publishing:
+    def __init__(self, loop: Loop, peer: Peer, scratch: Scratch, resolver: Resolver) -> None:
         self._loop, self._peer, self._scratch, self._resolver = loop, peer, scratch, resolver
-        self._urls: list[str] = list(index.get("urls", ()))
         self._turns = Turns(loop, AT_ONCE)
         self._running: dict[str, Task[catalogue.Published]] = {}
 
     async def publish(self, asked: Asked[Publish]) -> catalogue.Published:
         """publish.publish. Raises Refused."""
-        ticket = asked.body.ticket
+        body = asked.body
+        self._admit(body.ticket)
+        (archive,) = asked.take_fds(1)
+        wish = Wish(name=body.name, upgrade=body.upgrade, lock=body.lock, folder=body.folder)
+        return await self._run(Order(body.ticket, body.owner, wish), archive)
+
+    async def repack(self, asked: Asked[Repack]) -> catalogue.Published:
+        """publish.repack: the stored sources of a release, as they would be published now. Raises Refused."""
+        body = asked.body
+        self._admit(body.ticket)
+        question = catalogue.Sources(body.service, body.release)
+        found = await self._peer.ask("catalogue.sources", question, reply=catalogue.Sourced)
+        stored, (bundle,) = found.body, found.fds
+        return await self._run(Order(body.ticket, stored.owner, Wish(manifest=stored.manifest)), bundle)
+
+    async def lock(self, asked: Asked[Lock]) -> tuple[Lock, list[Fd]]:
+        """publish.lock: the lock of a service's current release, a sealed memfd; none where it has none."""
+        kept = await self._kept(asked.body.service)
+        return asked.body, [] if kept is None else [memfd.sealed("lock", kept.lock)]
+
+    def _admit(self, ticket: str) -> None:
         if ticket in self._running:
             raise Refused("protocol", "this ticket is being published already")
         if self._turns.waiting >= MAX_QUEUE:
             raise Refused("busy", f"{MAX_QUEUE} publishes are waiting already; try again in a minute")
-        (archive,) = asked.take_fds(1)
-        task = self._running[ticket] = self._loop.spawn(self._one(asked.body, archive))
+
+    async def _run(self, order: Order, archive: Fd) -> catalogue.Published:
+        task = self._running[order.ticket] = self._loop.spawn(self._one(order, archive))
         try:
             return await task
         except Cancelled as error:
             raise Refused("cancelled", "whoever asked for this publish is gone; nothing was changed") from error
         finally:
-            del self._running[ticket]
+            del self._running[order.ticket]
 
     def cancel(self, asked: Asked[Cancel]) -> None:
         """publish.cancel: whoever asked is gone."""
@@ -77,40 +107,40 @@ class Publishing:
 
     # — the flow —
 
-    async def _one(self, body: Publish, archive: Fd) -> catalogue.Published:
+    async def _one(self, order: Order, archive: Fd) -> catalogue.Published:
         def tell(phase: str, text: str, ms: float) -> None:
-            self._peer.tell("debug.progress", Progress(body.ticket, phase, text, ms))
+            self._peer.tell("debug.progress", Progress(order.ticket, phase, text, ms))
 
         with archive:
             async with self._turns.any():
                 job, contents = self._begin()
                 try:
                     with contents:
-                        taken, index = await self._take_in(contents, body, archive, tell)
-                        with index:
-                            async with self._turns.of((body.owner, taken.manifest.name)):
-                                return await self._carry_through(job, body, Sources(taken, index, contents), tell)
+                        sources = await self._take_in(contents, order.wish, archive, tell)
+                        with sources.index:
+                            async with self._turns.of((order.owner, sources.upload.manifest.name)):
+                                return await self._carry_through(job, order, sources, tell)
                 finally:
                     job.sweep()
                     self._resolver.sweep(job.name)
 
-    async def _carry_through(self, job: Job, body: Publish, sources: Sources, tell: Tell) -> catalogue.Published:
+    async def _carry_through(self, job: Job, order: Order, sources: Sources, tell: Tell) -> catalogue.Published:
         taken = sources.upload
-        lock, made = await self._lock(job, body, taken, tell)
+        lock, made = await self._lock(job, order, sources, tell)
         began = self._loop.time()
         bundle, name = await self._bundle(job, sources, made)
         with bundle:
             tell("bundle", name[:12], (self._loop.time() - began) * 1000)
-            abi = "" if taken.manifest.runtime == "static" else abi_of_this_node()
-            known = catalogue.Known(body.owner, name, abi)
+            abi = "" if taken.manifest.runtime == "static" else ABI
+            known = catalogue.Known(order.owner, name, abi)
             knowledge = await self._peer.ask("catalogue.known", known, reply=catalogue.Knowledge)
             files: list[Fd] = []
             if knowledge.body.pack is None:
-                pack = await self._pack(job, body, sources, lock, tell)
+                pack = await self._pack(job, order, sources, lock, tell)
                 files = [bundle.dup(), pack]
             else:
                 tell("pack", "known already: nothing to install or to pack", 0.0)
-            message = catalogue.Publish(body.owner, taken.manifest, name, abi, body.ticket)
+            message = catalogue.Publish(order.owner, taken.manifest, name, abi, order.ticket)
             answer = await self._peer.ask(
                 "catalogue.publish", message, files, reply=catalogue.Published, timeout=CATALOGUE_SECONDS
             )
@@ -125,40 +155,85 @@ class Publishing:
             text = f"the node's scratch directory can't be written ({error.strerror}); free some space, publish again"
             raise Refused("disk-full", text) from error
 
-    async def _take_in(self, contents: Fd, body: Publish, archive: Fd, tell: Tell) -> tuple[Upload, Fd]:
+    async def _take_in(self, contents: Fd, wish: Wish, archive: Fd, tell: Tell) -> Sources:
         numbers = (archive.fileno(), contents.fileno())
         value, fds = await in_child(
             self._loop,
-            lambda report: upload.take_in(*numbers, body.name, report),
+            lambda report: upload.take_in(*numbers, wish, report),
             keep=numbers,
             seconds=UNPACK_SECONDS,
             report=tell,
         )
         try:
             taken = upload.read_answer(value)
-            if len(fds) != 1:
-                raise ValueError("no index of the tree")
+            index, told = fds
+            needs = upload.read_needs(told.fileno())
         except (msgspec.MsgspecError, ValueError) as error:
             close_all(fds)
             raise Refused("internal", f"the upload could not be read: {error}") from error
-        return taken, fds[0]
+        told.close()
+        return Sources(taken, needs, index, contents)
 
-    async def _lock(self, job: Job, body: Publish, taken: Upload, tell: Tell) -> tuple[str, bytes | None]:
+    async def _lock(self, job: Job, order: Order, sources: Sources, tell: Tell) -> tuple[str, bytes | None]:
         """(what to install, the lock that was made here and not uploaded)."""
-        if not taken.lines:
-            return taken.lock, None
+        service, needs = sources.upload.manifest.name, sources.needs
+        if needs.lock:
+            tell("resolve", f"{needs.lock.count('==')} packages, as {needs.source} has them", 0.0)
+        if not needs.lines:
+            return needs.lock, None
         began = self._loop.time()
-        key = digest(body.owner, taken.manifest.name, taken.lines, abi_of_this_node(), self._urls)
-        lock = None if body.upgrade else self._scratch.lock_for(key)
+        meant = lockfile.key(needs.lines)
+        key = digest(order.owner, service, meant, ABI)
+        lock, before, how = None, needs.before, "locked"
+        if not order.wish.upgrade and not before:
+            lock, how = self._scratch.lock_for(key), "locked before"
+            if lock is None:
+                lock, before = await self._as_before(order.owner, service, meant)
         if lock is None:
-            lines = "".join(f"{line}\n" for line in taken.lines).encode()
-            lock = await self._resolver.lock(job.name, digest(body.owner), lines)
-            self._scratch.keep_lock(key, lock)
-            text = f"{lock.count(b'==')} packages, locked"
-        else:
-            text = f"{lock.count(b'==')} packages, locked before"
-        tell("resolve", text, (self._loop.time() - began) * 1000)
+            lines = "".join(f"{line}\n" for line in needs.lines).encode()
+            old = "".join(f"{line}\n" for line in before).encode()
+            lock, how = await self._resolver.lock(job.name, digest(order.owner), lines, old), "locked"
+            lock = lockfile.with_head(lock, needs.lines, needs.source)
+        self._scratch.keep_lock(key, lock)
+        tell("resolve", f"{lock.count(b'==')} packages, {how}", (self._loop.time() - began) * 1000)
         return lock.decode(), lock
+
+    async def _as_before(self, owner: str, service: str, meant: str) -> tuple[bytes | None, tuple[str, ...]]:
+        """The lock of the current release, if it is of the same requirements and the same Python; its lines, if only
+        the versions can be kept."""
+        kept = await self._kept(service, owner)
+        if kept is None:
+            return None, ()
+        head = lockfile.head(kept.lock)
+        if head == (environment.python(), meant):
+            return kept.lock, ()
+        return None, kept.lines if head.requirements == meant else ()
+
+    async def _kept(self, service: str, owner: str | None = None) -> Kept | None:
+        """The lock in the bundle of the current release, None if there is neither or it is another owner's."""
+        try:
+            found = await self._peer.ask("catalogue.sources", catalogue.Sources(service), reply=catalogue.Sourced)
+        except Refused as refused:
+            if refused.code not in ("not-found", "state"):
+                raise
+            return None
+        with found.fds[0] as bundle:
+            if owner not in (None, found.body.owner):
+                return None
+            job, contents = self._begin()
+            try:
+                with contents:
+                    numbers = (bundle.fileno(), contents.fileno())
+                    _, fds = await in_child(
+                        self._loop, lambda _: upload.lock_of(*numbers), keep=numbers, seconds=UNPACK_SECONDS
+                    )
+            except Refused:
+                return None
+            finally:
+                job.sweep()
+        with fds[0] as told:
+            close_all(fds[1:])
+            return upload.read_kept(told.fileno())
 
     async def _bundle(self, job: Job, sources: Sources, lock: bytes | None) -> tuple[Fd, str]:
         """The bundle's file and its sha256."""
@@ -180,21 +255,17 @@ class Publishing:
             raise
         return bundle, str(name)
 
-    async def _pack(self, job: Job, body: Publish, sources: Sources, lock: str, tell: Tell) -> Fd:
+    async def _pack(self, job: Job, order: Order, sources: Sources, lock: str, tell: Tell) -> Fd:
         site = ""
         if lock:
             began = self._loop.time()
-            site = digest(body.owner, lock, abi_of_this_node())
-            text = await self._resolver.install(job.name, digest(body.owner), site, lock.encode())
+            site = digest(order.owner, lock, ABI)
+            text = await self._resolver.install(job.name, digest(order.owner), site, lock.encode())
             tell("install", f"{lock.count('==')} packages, {text}", (self._loop.time() - began) * 1000)
         began = self._loop.time()
         byte_code = sources.upload.manifest.runtime != "static"
         index, contents = sources.index.dup(), job.read_only("contents")
-        text, pack = await self._resolver.pack(job.name, site, index, contents, byte_code=byte_code)
+        own = Own(sources.upload.roots, sources.upload.metadata)
+        text, pack = await self._resolver.pack(job.name, site, index, contents, byte_code=byte_code, own=own)
         tell("pack", text, (self._loop.time() - began) * 1000)
         return pack
-
-
-def abi_of_this_node() -> str:
-    """The ABI of the interpreter that releases run on, as in "cpython-313-x86_64-linux-gnu"."""
-    return str(sysconfig.get_config_var("SOABI"))

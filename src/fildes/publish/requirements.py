@@ -14,6 +14,7 @@ from typing import Final
 from fildes.publish.names import Rejected, shown
 
 MAX_BYTES: Final = 256 << 10
+MAX_LOCK: Final = 2 << 20  # a package of many platforms has hundreds of hashes
 _BOM: Final = b"\xef\xbb\xbf"
 
 _NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?"
@@ -49,10 +50,10 @@ class Requirements:
     locked: bool  # every line is pinned to one version and has hashes
 
 
-def read(content: bytes, name: str) -> Requirements:
-    """Check the bytes of the requirements file `name`. Raises Rejected with file and line."""
-    if len(content) > MAX_BYTES:
-        raise Rejected(f"{name}: {len(content)} bytes; at most {MAX_BYTES} are allowed")
+def read(content: bytes, name: str, most: int = MAX_BYTES) -> Requirements:
+    """Check the bytes of the requirements file `name`, of `most` bytes. Raises Rejected with file and line."""
+    if len(content) > most:
+        raise Rejected(f"{name}: {len(content)} bytes; at most {most} are allowed")
     lines: list[str] = []
     locked = True
     for number, line in _logical(_text(content, name)):
@@ -64,9 +65,9 @@ def read(content: bytes, name: str) -> Requirements:
     return Requirements(tuple(lines), locked and bool(lines))
 
 
-def read_lock(content: bytes, name: str) -> Requirements:
+def read_lock(content: bytes, name: str, most: int = MAX_LOCK) -> Requirements:
     """The same for a lock: every line must be pinned (==) and carry a sha256 hash."""
-    lock = read(content, name)
+    lock = read(content, name, most)
     if lock.lines and not lock.locked:
         for number, line in _logical(_text(content, name)):
             match = _LINE.fullmatch(line)
@@ -76,6 +77,30 @@ def read_lock(content: bytes, name: str) -> Requirements:
                     f"remove {name}, and it is made again"
                 )
     return lock
+
+
+def one(text: str, where: str) -> str:
+    """One requirement out of another file, such as pyproject.toml. Raises Rejected that begins with `where`."""
+    line = text.strip()
+    match = _LINE.fullmatch(line) if "\n" not in line else None
+    if match is None or match["hashes"]:
+        raise Rejected(f"{where}: {_reason(line)}")
+    return line
+
+
+def pins(lines: tuple[str, ...]) -> list[tuple[str, str]]:
+    """(name, version) of each line of a lock that `read_lock` took."""
+    found = []
+    for line in lines:
+        match = _LINE.fullmatch(line)
+        if match is not None:
+            found.append((match["name"], match["versions"].strip().lstrip("=").strip()))
+    return found
+
+
+def without_hashes(line: str) -> str:
+    """A line of `read`'s as a requirement of PEP 508."""
+    return line.partition("--hash=")[0].strip()
 
 
 def _text(content: bytes, name: str) -> str:

@@ -20,6 +20,7 @@ from fildes.kernel import memfd
 from fildes.kernel.fds import Fd, close_all, receive_with_fds, send_with_fds
 from fildes.kernel.loop import EPOLLIN, Loop, Promise
 from fildes.publish import runner
+from fildes.publish.members import NOTHING_OWN, Own
 from fildes.wire.publish import Index
 
 SECONDS: Final = 600.0
@@ -44,9 +45,11 @@ class Resolver:
         os.set_blocking(control.fileno(), False)
         loop.watch(control.fileno(), EPOLLIN, self._receive)
 
-    async def lock(self, job: str, key: str, lines: bytes) -> bytes:
-        """The hashed lock for these requirement lines. Raises Refused."""
-        _, fds = await self._run(["lock", job, key], memfd.sealed("requirements", lines))
+    async def lock(self, job: str, key: str, lines: bytes, before: bytes = b"") -> bytes:
+        """The hashed lock for these requirement lines; versions of the lock `before` stay where they can.
+        Raises Refused."""
+        given = [memfd.sealed("requirements", lines), memfd.sealed("before", before)]
+        _, fds = await self._run(["lock", job, key], *given)
         try:
             if len(fds) != 1 or not 0 < os.fstat(fds[0].fileno()).st_size <= MAX_LOCK:
                 raise Refused("internal", "the resolver made no lock; see: fildes doctor")
@@ -60,10 +63,12 @@ class Resolver:
         close_all(fds)
         return text
 
-    async def pack(self, job: str, site: str, index: Fd, contents: Fd, *, byte_code: bool) -> tuple[str, Fd]:
+    async def pack(
+        self, job: str, site: str, index: Fd, contents: Fd, *, byte_code: bool, own: Own = NOTHING_OWN
+    ) -> tuple[str, Fd]:
         """Pack a tree, given by its index and contents (consumed), with what was installed as `site` ("": nothing):
         what the pack holds, in words, and its file. Raises Refused."""
-        text, fds = await self._run(["pack", job, byte_code, site], index, contents)
+        text, fds = await self._run(["pack", job, byte_code, site, own.roots, own.metadata], index, contents)
         if len(fds) != 1:
             close_all(fds)
             raise Refused("internal", "the packer made no file; see: fildes doctor")

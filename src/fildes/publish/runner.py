@@ -1,9 +1,9 @@
 """The process inside the cell: takes jobs from the publish process, runs uv and the compiler, gives back descriptors.
 
     jobs in (one datagram, msgpack)                          beside it
-    ["lock", id, key]                                        sealed memfd: checked requirement lines
+    ["lock", id, key]                                        sealed memfds: checked requirement lines, a lock before
     ["install", id, key, site]                               sealed memfd: the lock
-    ["pack", id, byte_code, site]                            the tree's index (sealed memfd), its contents
+    ["pack", id, byte_code, site, roots, metadata]           the tree's index (sealed memfd), its contents
     ["cancel", id] ["sweep", id]                             —
 
     answers
@@ -37,13 +37,14 @@ from fildes.kernel import memfd, process
 from fildes.kernel.fds import Fd, Received, close_all, receive_with_fds, send_with_fds
 from fildes.kernel.loop import EPOLLIN, Loop
 from fildes.pack import writer
-from fildes.pack.collect import LEFT_OUT, Slice, Source, collect
+from fildes.pack.collect import collect
 from fildes.pack.format import PackError
 from fildes.publish import compress, uv
-from fildes.publish.lockfile import LOCK
 from fildes.publish.cell import Place
+from fildes.publish.lockfile import LOCK
+from fildes.publish.members import DEPS, Own, encode_byte_code, installed, program, sources
 from fildes.publish.names import Rejected
-from fildes.publish.tree import File, Parts, decode, expand
+from fildes.publish.tree import decode
 
 MAX_DATAGRAM: Final = 64 * 1024
 MAX_TEXT: Final = 16 * 1024
@@ -53,7 +54,6 @@ CACHE_SIZE: Final = 4 << 30  # bytes of one owner's cache, above which it is thr
 
 MAX_SITES: Final = 24  # installed sets of packages that are kept
 
-_byte_code = msgspec.msgpack.Decoder(list[tuple[str, bytes]])
 _NAME: Final = re.compile(r"[0-9a-f]{1,64}")
 Job = Callable[[], tuple[str, list[int]]]
 
@@ -97,13 +97,15 @@ class Runner:
         directory = self._directory("", name)
         os.makedirs(directory, 0o755, exist_ok=True)
         if word == "pack":
-            byte_code, site = rest
+            byte_code, site, *about = rest
+            own = msgspec.convert(about, Own)
             index, contents = (fd.fileno() for fd in fds)
-            return lambda: self._pack(directory, index, contents, bool(byte_code), self._directory("site-", site))
+            return lambda: self._pack(directory, index, contents, bool(byte_code), self._directory("site-", site), own)
         lines = memfd.read_sealed(fds[0].fileno(), 1 << 24)
         cache = self._directory("cache-", rest[0])
         if word == "lock":
-            return lambda: self._lock(name, directory, cache, lines)
+            before = memfd.read_sealed(fds[1].fileno(), 1 << 24)
+            return lambda: self._lock(name, directory, cache, lines, before)
         site = self._directory("site-", rest[1])
         return lambda: self._install(name, directory, cache, lines, site)
 
@@ -146,9 +148,11 @@ class Runner:
 
     # — in the job's own process —
 
-    def _lock(self, name: str, directory: str, cache: str, lines: bytes) -> tuple[str, list[int]]:
+    def _lock(self, name: str, directory: str, cache: str, lines: bytes, before: bytes) -> tuple[str, list[int]]:
         source, target = f"{directory}/requirements.txt", f"{directory}/made.lock"
         place = self._place
+        with open(target, "wb") as file:  # uv prefers the versions that it finds there
+            file.write(before)
         self._uv(name, directory, cache, lines, uv.lock_command(place.uv, place.python, cache, source, target))
         return "", [os.open(target, os.O_RDONLY | os.O_CLOEXEC)]
 
@@ -162,9 +166,9 @@ class Runner:
         command = uv.install_command(place.uv, place.python, cache, source, f"{made}/deps")
         self._uv(name, directory, cache, lines, command)
         os.makedirs(f"{made}/deps", exist_ok=True)  # where every line was for another platform
-        compiled = writer.with_bytecode(place.python, collect(f"{made}/deps", "/deps", keep=_wanted))
+        compiled = writer.with_bytecode(place.python, collect(f"{made}/deps", DEPS, keep=installed))
         with open(f"{made}/byte-code", "wb") as file:
-            file.write(msgspec.msgpack.encode([(source.path, source.data) for source in compiled]))
+            file.write(encode_byte_code(compiled))
         with contextlib.suppress(OSError):  # another job was first
             os.rename(made, site)
         self._keep_sites(MAX_SITES)
@@ -195,33 +199,20 @@ class Runner:
             said = done.stdout.decode("utf-8", "replace").replace(directory + "/", "")
             raise Failed(uv.explain(said or f"uv ended with {done.returncode}", os.path.basename(source)))
 
-    def _pack(self, directory: str, index: int, contents: int, byte_code: bool, site: str) -> tuple[str, list[int]]:
+    def _pack(
+        self, directory: str, index: int, contents: int, byte_code: bool, site: str, own: Own
+    ) -> tuple[str, list[int]]:
         tree = decode(memfd.read_sealed(index))
-        members = [_source(parts, file, contents) for parts, file in expand(tree) if LEFT_OUT.isdisjoint(parts)]
+        members = sources(tree, contents)
         if byte_code:
-            members += writer.with_bytecode(self._place.python, members)
+            members = program(self._place.python, members, site, own)
         else:
             members += compress.variants(members)
-        if site:
-            members += collect(f"{site}/deps", "/deps", keep=_wanted)
-            with open(f"{site}/byte-code", "rb") as file:
-                members += [Source(path, data) for path, data in _byte_code.decode(file.read())]
         path = f"{directory}/pack"
         with open(path, "w+b") as output:
             summary = writer.write(cast(BinaryIO, output), members)
         text = f"{sum(1 for m in members if m.data is not None)} files, {_size(summary.size)}"
         return text, [os.open(path, os.O_RDONLY | os.O_CLOEXEC)]
-
-
-def _source(parts: Parts, file: File | None, contents: int) -> Source:
-    path = "/".join(("/app", *parts))
-    if file is None:
-        return Source(path, None, 0o755)
-    return Source(path, Slice(contents, file.offset, file.size), file.mode, file.mtime)
-
-
-def _wanted(path: str) -> bool:
-    return path != ".lock"  # uv's own
 
 
 def _in_child(job: Job, name: str, control: int, keep: Sequence[int]) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from fildes.kernel import memfd
 from fildes.manifest import ManifestError, infer, read
-from fildes.publish import dependencies
+from fildes.publish import dependencies, lockfile, requirements
 from fildes.publish.bundle import write_bundle
 from fildes.publish.children import Report, Result
 from fildes.publish.dependencies import Dependencies
@@ -48,7 +48,14 @@ class Needs(msgspec.Struct, forbid_unknown_fields=True):
     lines: tuple[str, ...] = ()
     lock: str = ""
     source: str = ""
-    before: bytes = b""
+    before: tuple[str, ...] = ()
+
+
+class Kept(msgspec.Struct, forbid_unknown_fields=True):
+    """A lock out of a stored bundle: its bytes and its lines."""
+
+    lock: bytes
+    lines: tuple[str, ...]
 
 
 class Wish(msgspec.Struct, forbid_unknown_fields=True):
@@ -58,6 +65,7 @@ class Wish(msgspec.Struct, forbid_unknown_fields=True):
     upgrade: bool = False
     lock: bool = False
     manifest: Manifest | None = None
+    folder: str = ""
 
 
 def take_in(archive: int, contents: int, wish: Wish, report: Report) -> Result:
@@ -76,7 +84,7 @@ def take_in(archive: int, contents: int, wish: Wish, report: Report) -> Result:
     def of_upload(name: str) -> bytes | None:
         return _read(tree, contents, name)
 
-    manifest = wish.manifest or _manifest(tree, of_upload, wish.name)
+    manifest = wish.manifest or _manifest(tree, of_upload, wish)
     found = Dependencies()
     if manifest.runtime != "static":
         folders = {"/".join(parts) for parts in tree.directories}
@@ -99,18 +107,33 @@ def seal(index: int, contents: int, lock: bytes | None, target: int) -> Result:
         return write_bundle(tree, contents, lock, file), []
 
 
-def _manifest(tree: Tree, of_upload: Callable[[str], bytes | None], name: str | None) -> Manifest:
+def lock_of(bundle: int, contents: int) -> Result:
+    """The lock in a stored bundle → (None, [sealed memfd of a Kept]). Raises Rejected if there is none.
+
+    `contents` is an empty file; both are borrowed.
+    """
+    with open(os.dup(bundle), "rb") as file, open(os.dup(contents), "wb") as out:
+        os.lseek(bundle, 0, os.SEEK_SET)
+        tree = unpack(file, out)
+    lock = _read(tree, contents, lockfile.LOCK)
+    if lock is None:
+        raise Rejected(f"there is no {lockfile.LOCK} in it")
+    kept = Kept(lock, requirements.read_lock(lock, lockfile.LOCK).lines)
+    return None, [memfd.sealed("kept", msgspec.msgpack.encode(kept)).take()]
+
+
+def _manifest(tree: Tree, of_upload: Callable[[str], bytes | None], wish: Wish) -> Manifest:
     try:
         content = of_upload(MANIFEST)
         if content is not None:
             manifest = read(content, MANIFEST)
-            if name is not None and name != manifest.name:
+            if wish.name is not None and wish.name != manifest.name:
                 raise Rejected(
                     f'{MANIFEST}:{manifest.lines.get("name", 1)}: the name is "{manifest.name}" there and '
-                    f'"{name}" on the command line; leave --name out, or change one of them'
+                    f'"{wish.name}" on the command line; leave --name out, or change one of them'
                 )
             return manifest
-        return infer((("/".join(parts)) for parts in tree.files), name, of_upload)
+        return infer((("/".join(parts)) for parts in tree.files), wish.name, of_upload, wish.folder)
     except ManifestError as error:
         raise Rejected(str(error)) from error
 
@@ -135,3 +158,8 @@ def read_answer(value: Any) -> Upload:
 def read_needs(fd: int) -> Needs:
     """What the child found out, from its sealed memfd (borrowed). Raises msgspec.MsgspecError, ValueError."""
     return msgspec.msgpack.decode(memfd.read_sealed(fd, MAX_NEEDS), type=Needs)
+
+
+def read_kept(fd: int) -> Kept:
+    """As `read_needs`, of `lock_of`."""
+    return msgspec.msgpack.decode(memfd.read_sealed(fd, MAX_NEEDS), type=Kept)

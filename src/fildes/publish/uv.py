@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from fildes.publish.bundle import LOCK
+from fildes.publish.lockfile import LOCK
 
 _COMMON: Final = ("--no-config", "--no-progress", "--color", "never", "--no-python-downloads")
 _WHEELS: Final = ("--only-binary", ":all:", "--link-mode", "copy")

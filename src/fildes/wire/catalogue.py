@@ -222,6 +222,22 @@ class Knowledge(Struct, frozen=True, forbid_unknown_fields=True):
     pack: str | None
 
 
+class Sources(Struct, frozen=True, forbid_unknown_fields=True):
+    """catalogue.sources → Sourced + [fd of the bundle, O_RDONLY]: what a release (None: the current one) was made of.
+    Refused: not-found."""
+
+    service: str
+    release: str | None = None
+
+
+class Sourced(Struct, frozen=True, forbid_unknown_fields=True):
+    release: str
+    owner: str
+    manifest: Manifest
+    bundle: str
+    abi: str
+
+
 class Pack(Struct, frozen=True, forbid_unknown_fields=True):
     """catalogue.pack → Packed + [fd of the pack, O_RDONLY]."""
 
@@ -295,6 +311,7 @@ class ServiceInfo(Struct, frozen=True, forbid_unknown_fields=True):
     hosts: list[str]
     urls: list[str]
     created: float
+    abi: str = ""
 
 
 class SecretSet(Struct, frozen=True, forbid_unknown_fields=True):
@@ -344,7 +361,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     suffixes: list[str] = field(default_factory=lambda: ["*.localhost"])
-    kinds: list[str] = field(default_factory=lambda: ["clock", "random", "secret", "connect", "files"])
+    kinds: list[str] = field(default_factory=lambda: ["clock", "random", "secret", "connect", "files", "sqlite"])
     services: int = 20_000
     static_bytes: int = 50_000_000
     program_bytes: int = 512_000_000
