@@ -11,6 +11,7 @@ from select import EPOLLEXCLUSIVE, EPOLLIN
 from typing import Any
 
 from fildes.runtime.connection import Connection
+from fildes.runtime.fullness import Fullness
 from fildes.wire import conveyor
 
 MESSAGES = 4  # taken in one go, before the requests in them get their turn
@@ -35,6 +36,7 @@ class Belt:
         self._taking = False
         self._retrying = False
         self._socket: socket.socket | None = None
+        self.fullness: Fullness | None = None
 
     def open(self, number: int) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, number)
@@ -48,6 +50,8 @@ class Belt:
         if self._socket is None or wanted == self._taking:
             return
         self._taking = wanted
+        if self.fullness is not None:
+            self.fullness.now(not wanted)
         if wanted:
             # All instances wait on this one description: one of them should wake up.
             self.serving.epoll.register(self._socket, EPOLLIN | EPOLLEXCLUSIVE)
