@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from fildes.daemon.abi import foreign, sentence
 from fildes.daemon.peer import Peer, Refused
 from fildes.daemon.store import Store
 from fildes.debug.access import DEFAULT_OWNER
@@ -17,7 +18,7 @@ from fildes.kernel import memfd, process
 from fildes.kernel.fds import Fd, close_all
 from fildes.wire import bus, catalogue, drivers, log, orchestrator
 from fildes.wire.debug import MAX_FDS
-from fildes.wire.publish import Cancel, Progress, Publish
+from fildes.wire.publish import Cancel, Lock, Progress, Publish, Repack
 
 LONG: float = 1800.0  # seconds: a publish waits for others, resolves, installs, warms
 MAX_PIDFDS: int = MAX_FDS - 8
@@ -38,6 +39,8 @@ class AskPublish(msgspec.Struct, forbid_unknown_fields=True):
     name: str | None = None
     owner: str | None = None
     upgrade: bool = False
+    lock: bool = False
+    folder: str = ""
 
 
 class AskRollback(msgspec.Struct, forbid_unknown_fields=True):
@@ -70,6 +73,9 @@ class Verbs:
         return {
             "ps": self.ps,
             "publish": self.publish,
+            "repack": self.repack,
+            "foreign": self.foreign,
+            "lock": self.lock,
             "logs": self.logs,
             "caps": self.caps,
             "releases": self.releases,
@@ -88,10 +94,9 @@ class Verbs:
 
     async def publish(self, call: Call) -> Reply:
         body: AskPublish = call.read(AskPublish)
-        ticket = os.urandom(8).hex()
-        self._tickets[ticket] = call
-        call.on_gone = lambda: self._peer.tell("publish.cancel", Cancel(ticket))
-        message = Publish(ticket, body.owner or DEFAULT_OWNER, body.name, body.upgrade)
+        ticket = self._ticket(call)
+        owner = body.owner or DEFAULT_OWNER
+        message = Publish(ticket, owner, body.name, body.upgrade, body.lock, body.folder)
         try:
             answer = await self._peer.ask(
                 "publish.publish", message, call.take_fds(1), reply=catalogue.Published, timeout=LONG
@@ -99,6 +104,31 @@ class Verbs:
         finally:
             del self._tickets[ticket]
         return answer.body, ()
+
+    def _ticket(self, call: Call) -> str:
+        """Under which the progress of a publish comes to `call`; who took it puts it back."""
+        ticket = os.urandom(8).hex()
+        self._tickets[ticket] = call
+        call.on_gone = lambda: self._peer.tell("publish.cancel", Cancel(ticket))
+        return ticket
+
+    async def repack(self, call: Call) -> Reply:
+        body: AskRollback = call.read(AskRollback)
+        ticket = self._ticket(call)
+        try:
+            message = Repack(ticket, body.service, body.release)
+            answer = await self._peer.ask("publish.repack", message, reply=catalogue.Published, timeout=LONG)
+        finally:
+            del self._tickets[ticket]
+        return answer.body, ()
+
+    async def foreign(self, call: Call) -> Reply:
+        return {"services": [info.service for info in await self._infos() if foreign(info.abi)]}, ()
+
+    async def lock(self, call: Call) -> Reply:
+        body: OfService = call.read(OfService)
+        answer = await self._peer.ask("publish.lock", Lock(body.service), reply=Lock)
+        return {}, answer.fds
 
     def _progress(self, progress: Progress) -> None:
         call = self._tickets.get(progress.ticket)
@@ -130,11 +160,14 @@ class Verbs:
         services = [msgspec.to_builtins(state) for state in await self._states(body.service)]
         if body.service and not services:
             raise Refused("not-found", f"there is no service {body.service!r}; those there are: fildes ps")
-        urls = {info.service: info.urls for info in await self._infos()}
+        infos = {info.service: info for info in await self._infos()}
         pidfds: list[Fd] = []
         try:
             for service in services:
-                service["urls"] = urls.get(service["service"], [])
+                info = infos.get(service["service"])
+                service["urls"] = info.urls if info is not None else []
+                if info is not None and foreign(info.abi):
+                    service["state"], service["note"] = "foreign", sentence(info.service, info.abi)
                 del service["held"]
                 for running in service["instances"]:
                     del running["held"]

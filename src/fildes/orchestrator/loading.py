@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from fildes.daemon.peer import Peer
+from fildes.daemon.abi import foreign, sentence
+from fildes.daemon.peer import Peer, Refused
 from fildes.daemon.store import Store
 from fildes.kernel import fds, memfd
 from fildes.kernel.cgroups import Cgroup
@@ -18,7 +19,7 @@ from fildes.orchestrator.launch import keeps_files, load_profile, serve_profile
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.zygotes import Launched, Zygote
 from fildes.wire import log
-from fildes.wire.catalogue import Release
+from fildes.wire.catalogue import Grant, Release
 
 INSTANCE_IDLE: Final = 60.0  # seconds without a connection after which an instance ends
 
@@ -41,6 +42,8 @@ async def load(
     `born` is shown its pidfd (borrowed) at once; while it loads the store has it too, so that a successor of ours can
     end it. Raises Refused with the tenant's error, and OSError; nothing is left then.
     """
+    if foreign(release.abi):  # its byte code and its libraries are another interpreter's
+        raise Refused("foreign", f"release {release.id} of {release.service}: {sentence(release.service, release.abi)}")
     key = f"loading.{release.id}"
 
     def on_birth(pidfd: Fd) -> None:
@@ -76,7 +79,8 @@ async def _loaded(
         given["serve"] = memfd.sealed("serve", resources.program(serve_profile(release)))
         given["null"] = Fd.open("/dev/null", os.O_RDWR)
         cgroup = resources.cgroup_of(release)
-        plan, program = resources.plan_of(release, tree), resources.program(load_profile(release))
+        largest = max(os.fstat(pack.fileno()).st_size for pack in packs)
+        plan, program = resources.plan_of(release, tree, largest), resources.program(load_profile(release))
         launched = Launched(plan, program, log_pipe.fileno(), cgroup)
         files = (time.monotonic() - began) * 1e3
         sent = {what: fd.fileno() for what, fd in given.items() if what != "log"}
@@ -102,7 +106,7 @@ def _settings(release: Release) -> dict[str, Any]:
         "entry": release.entry,
         "hosts": list(release.hosts),
         "env": {"PATH": "/usr/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", **release.env},
-        "grants": [{"name": grant.name, "kind": grant.kind, "to": grant.to} for grant in release.grants],
+        "grants": [_grant(grant) for grant in release.grants],
         "concurrency": release.limits.concurrency,
         "tasks": release.limits.tasks,
         "body": release.limits.body,
@@ -110,3 +114,11 @@ def _settings(release: Release) -> dict[str, Any]:
         "idle": INSTANCE_IDLE,
         "paths": ["/app", "/deps"],
     }
+
+
+def _grant(grant: Grant) -> dict[str, Any]:
+    """What a program's runtime needs to know about a grant."""
+    told = {"name": grant.name, "kind": grant.kind, "to": grant.to}
+    if grant.kind == "sqlite":
+        told |= {"path": sqlite.path_of(grant.name, grant.options), "writable": sqlite.writable(grant.options)}
+    return told

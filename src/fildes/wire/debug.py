@@ -26,7 +26,10 @@ MAX_FDS: Final = 240  # SCM_MAX_FD is 253
 # verb → what is asked with it, and what comes back. The bodies are maps with these keys.
 VERBS: Final = {
     "ps": "{service, all} → {services, daemons, pidfds} + [pidfd…]",
-    "publish": "{name, owner, upgrade} + [tar] → wire.catalogue.Published; Notes tell the phases",
+    "publish": "{name, owner, upgrade, lock, folder} + [tar] → wire.catalogue.Published; Notes tell the phases",
+    "repack": "{service, release} → wire.catalogue.Published; Notes tell the phases",
+    "foreign": "{} → {services}: those whose release is packed for another Python than the node's",
+    "lock": "{service} → {} + [sealed memfd: requirements.lock of its release], or no descriptor if it has none",
     "logs": "{service, lines, follow} → {} + [read end of a pipe]",
     "caps": "{service} → {service, grants, processes: [{name, pid, error, fds: [{fd, target, kind, why}]}], pidfds}"
     " + [pidfd…]",
