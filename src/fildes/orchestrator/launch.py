@@ -12,10 +12,11 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
+from fildes.capabilities.sqlite import grant as sqlite
 from fildes.pack.base import PACKAGE, SITE, SITE_PACKAGES  # the view and the base pack have the same paths
 from fildes.sandbox.plan import Plan
 from fildes.sandbox.steps import CONTROL
-from fildes.sandbox.view import Bind, Entry, File, Filesystem, Link
+from fildes.sandbox.view import Bind, Directory, Entry, File, Filesystem, Link
 from fildes.wire.catalogue import Release
 
 _SHARED: Final = (
@@ -34,24 +35,47 @@ _ENVIRONMENT: Final = (
 )
 
 
+VARIANTS: Final = ("", "-files", "-sqlite")  # of the profiles
+
+
 def keeps_files(release: Release) -> bool:
     """Whether the release's view stays after the ratchet: the `files` grant."""
     return any(grant.kind == "files" for grant in release.grants)
 
 
 def load_profile(release: Release) -> str:
-    return "load-files" if keeps_files(release) else "load"
+    return f"load{_variant(release)}"
 
 
 def serve_profile(release: Release) -> str:
-    return "serve-files" if keeps_files(release) else "serve"
+    return f"serve{_variant(release)}"
 
 
-def plan(release: Release, *, tree: str, mountpoint: str, root: bool, limits: str) -> Plan:
-    """`tree`: the directory with the release's files. `limits`: the cgroup's in words, "" where there is none."""
+def _variant(release: Release) -> str:
+    if keeps_files(release):
+        return "-files"
+    return "-sqlite" if any(grant.kind == "sqlite" for grant in release.grants) else ""
+
+
+def largest_file(release: Release, packs: int = 0) -> int | None:
+    """The most bytes that any file of the release's processes may have (RLIMIT_FSIZE, setrlimit(2)): the quota of its
+    largest database, but not less than its packs, whose members are files of theirs too. None: nothing is kept.
+    """
+    quotas = [sqlite.quota_of(grant.options) for grant in release.grants if grant.kind == "sqlite"]
+    return max(packs, *quotas) if quotas else None
+
+
+def command_profile(release: Release) -> str:
+    return "command-files" if keeps_files(release) else "command"
+
+
+def plan(release: Release, *, tree: str, mountpoint: str, root: bool, limits: str, packs: int = 0) -> Plan:
+    """`tree`: the directory with the release's files. `limits`: the cgroup's in words, "" where there is none. `packs`:
+    bytes of the largest of its packs.
+    """
     python = interpreter()
     return Plan(
-        view=tuple(_view(tree)),
+        view=(*_view(tree), *_places(release)),
         mountpoint=mountpoint,
         profile=load_profile(release),
         arguments=(python, "-I", "-S", "-B", f"{PACKAGE}/zygote/__main__.py", str(CONTROL)),
@@ -59,6 +83,7 @@ def plan(release: Release, *, tree: str, mountpoint: str, root: bool, limits: st
         cwd="/app",
         uid=release.uid if root else None,
         limits=limits,
+        file_size=largest_file(release, packs),
     )
 
 
@@ -80,6 +105,13 @@ def _view(tree: str) -> Iterator[Entry]:
     yield File("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")
     yield File("/etc/passwd", "fildes:x:0:0::/tmp:/nonexistent\n")
     yield File("/etc/nsswitch.conf", "hosts: files\npasswd: files\n")
+
+
+def _places(release: Release) -> Iterator[Entry]:
+    """Where databases will be: programs look for the directory while they load. It is empty until they serve."""
+    paths = [sqlite.path_of(grant.name, grant.options) for grant in release.grants if grant.kind == "sqlite"]
+    folders = {os.path.dirname(path) for path in paths}
+    yield from (Directory(folder) for folder in sorted(folders) if folder != "/" and not f"{folder}/".startswith("/app/"))
 
 
 def _system() -> Iterator[Entry]:

@@ -32,7 +32,9 @@ class Resources:
         os.makedirs(self._mountpoint, 0o755, exist_ok=True)
         self.load_limit: float = settings.get("load_limit", LOAD_LIMIT)
         self._programs = {
-            name: profile.compile(profile.load(name)) for name in ("load", "serve", "load-files", "serve-files")
+            f"{name}{variant}": profile.compile(profile.load(f"{name}{variant}"))
+            for name in ("load", "serve", "command")
+            for variant in launch.VARIANTS
         }
         hierarchy = cgroups.detect()
         name = settings.get("cgroup")
@@ -72,9 +74,9 @@ class Resources:
         """The compiled filter of a profile."""
         return self._programs[name]
 
-    def plan_of(self, release: Release, tree: str) -> Plan:
+    def plan_of(self, release: Release, tree: str, packs: int = 0) -> Plan:
         limits = explain.limits(release.limits) if self._cgroups is not None else ""
-        return launch.plan(release, tree=tree, mountpoint=self._mountpoint, root=self.root, limits=limits)
+        return launch.plan(release, tree=tree, mountpoint=self._mountpoint, root=self.root, limits=limits, packs=packs)
 
     def explain(self, release: Release) -> list[str]:
         return explain.steps(release, self.plan_of(release, os.path.join(self._trees, release.pack)))

@@ -159,8 +159,10 @@ class Zygote:
 
     # — orders —
 
-    def start(self, instance: str, fds: list[tuple[str, int]]) -> None:
-        """Order one instance; `fds` (borrowed) by name. A program with threads becomes the instance itself."""
+    def start(self, instance: str, fds: list[tuple[str, int]], command: dict[str, Any] | None = None) -> None:
+        """Order one instance; `fds` (borrowed) by name. A program with threads becomes the instance itself.
+
+        With a `command` it runs that instead of serving (wire/zygote.py)."""
         if self._warden is None:
             raise Refused("warm", "the zygote is gone")
         fork = self.threads == 1
@@ -168,7 +170,8 @@ class Zygote:
             self._warden.allow_one_fork()
         self._patience += _PATIENCE
         names = [name for name, _ in fds]
-        self._send({"do": "start", "instance": instance, "fork": fork, "fds": names}, [fd for _, fd in fds])
+        order = {"do": "start", "instance": instance, "fork": fork, "fds": names}
+        self._send(order if command is None else {**order, "command": command}, [fd for _, fd in fds])
 
     def kill(self) -> None:
         """PID 1 of its namespace: everything of the release ends with it."""
