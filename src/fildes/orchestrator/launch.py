@@ -66,7 +66,7 @@ def largest_file(release: Release, packs: int = 0) -> int | None:
 
 
 def command_profile(release: Release) -> str:
-    return "command-files" if keeps_files(release) else "command"
+    return f"command{_variant(release)}"
 
 
 def plan(release: Release, *, tree: str, mountpoint: str, root: bool, limits: str, packs: int = 0) -> Plan:
