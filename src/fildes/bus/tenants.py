@@ -233,7 +233,8 @@ class Tenants:
     async def _ask_driver(self, tenant: Tenant, decision: grants.AskDriver) -> list[Fd]:
         release, service = tenant.identity.release, tenant.identity.service
         kind, name = decision.grant.kind, decision.grant.name
-        body = drivers.Open(kind, name, decision.options, release, service)
+        owner = self._rights_of(tenant).owner
+        body = drivers.Open(kind, name, decision.options, release, service, owner)
         answer = await self._peer.ask(f"{decision.driver}.open", body, reply=_Anything, timeout=_PATIENCE)
         if not answer.fds:
             raise Refused("protocol", f"the {decision.driver} driver answered without a descriptor")

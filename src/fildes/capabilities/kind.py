@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ class Kind:
     options     name → (type, required, what it means); "to" among them: it leads somewhere
     at_start    an instance is given it before its first request; the program need not ask
     internal    every instance has it, and no manifest names it
+    check       what is wrong with the values of options whose types are right, a sentence each
     """
 
     name: str
@@ -27,10 +28,11 @@ class Kind:
     options: Options = field(default_factory=dict)
     at_start: bool = False
     internal: bool = False
+    check: Callable[[Mapping[str, Any]], list[str]] = lambda _: []
 
 
 def problems(kind: Kind, options: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a grant's `options` ("to" among them), a sentence each, as far as types tell."""
+    """What is wrong with a grant's `options` ("to" among them), a sentence each, as far as can be told here."""
     found = [f"the kind {kind.name} has no option {name!r}" for name in options if name not in kind.options]
     for name, (expected, required, meaning) in kind.options.items():
         if name not in options:
@@ -38,7 +40,7 @@ def problems(kind: Kind, options: Mapping[str, Any]) -> list[str]:
                 found.append(f"the kind {kind.name} needs {name!r}: {meaning}")
         elif type(options[name]) is not expected:
             found.append(f"the option {name!r} must be of the type {expected.__name__}: {meaning}")
-    return found
+    return found or kind.check(options)
 
 
 def grant_lines(name: str, kind: str, to: str | None = None) -> str:

@@ -14,9 +14,10 @@ from fildes.capabilities.kind import Kind
 from fildes.capabilities.log.grant import KIND as LOG
 from fildes.capabilities.random.grant import KIND as RANDOM
 from fildes.capabilities.secret.grant import KIND as SECRET
+from fildes.capabilities.sqlite.grant import KIND as SQLITE
 
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
-    {kind.name: kind for kind in (CLOCK, RANDOM, SECRET, CONNECT, FILES, LOG)}
+    {kind.name: kind for kind in (CLOCK, RANDOM, SECRET, CONNECT, FILES, SQLITE, LOG)}
 )
 # Those that a manifest may name.
 DECLARED: Final[Mapping[str, Kind]] = MappingProxyType({n: k for n, k in KINDS.items() if not k.internal})

@@ -50,6 +50,7 @@ DAEMONS: Final = (
     Daemon("log", "fildes.drivers.log.__main__", 1, directory=("state", "log"), deposits=16384),
     Daemon("shared", "fildes.drivers.shared.__main__", 2),
     Daemon("net", "fildes.drivers.net.__main__", 3),
+    Daemon("storage", "fildes.drivers.storage.__main__", 13, directory=("data", "data")),  # 12 is publish's cell
     Daemon(
         "inspect",
         "fildes.drivers.inspect.__main__",

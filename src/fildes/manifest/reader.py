@@ -194,6 +194,8 @@ class _Reader:
                     taken[option] = value
             elif required:
                 self._wrong(path, f"a grant of kind {quote(kind)} needs {option}: {meaning}")
+        for text in self.kinds[kind].check(taken):
+            self._wrong(path, text)
         to = taken.pop("to", None)
         if isinstance(to, str):
             to = self._tried((*path, "to"), words.target, to)

@@ -64,7 +64,8 @@ async def prepare(peer: Peer, release: Release) -> Kit:
         for grant in release.grants:
             kind = KINDS[grant.kind]
             if kind.at_start:
-                opening = drivers.Open(grant.kind, grant.name, dict(grant.options), release.id, release.service)
+                options, whose = dict(grant.options), (release.id, release.service, release.owner)
+                opening = drivers.Open(grant.kind, grant.name, options, *whose)
                 answer = await peer.ask(f"{kind.driver}.open", opening, reply=drivers.Opened)
                 grants += [(grant.name, fd) for fd in answer.fds]
     except BaseException:

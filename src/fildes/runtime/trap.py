@@ -13,6 +13,7 @@ import os
 import resource
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fildes.runtime.kit import Kit
 
@@ -91,10 +92,28 @@ def activate(kit: Kit) -> None:
             _library.fildes_trap_set_random(fds[0])
         elif kind == "secret" and fds:
             _check(_library.fildes_trap_add_secret(name.encode(), fds[0]), f"the secret {name!r}")
+    for grant in kit.settings.get("grants", ()):
+        if grant["kind"] == "sqlite" and grant["name"] in kit.grants:
+            _keep_database(grant, kit.grants[grant["name"]])
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     # Out of the way of the program's own: descriptors are given out from the lowest number on.
     first = soft - min(soft // 2, 1024)
     _check(_library.fildes_trap_activate(_null, first), "the handler")
+
+
+def keep(path: str, fd: int, *, writable: bool, passing: bool = False) -> None:
+    """`path` is that file from now on; `fd` (borrowed) was opened with O_NOFOLLOW. See shim/kept.c.
+
+    `passing`: what is removed need not be gone after a power failure.
+    """
+    if _library is not None:
+        _check(_library.fildes_trap_add_kept(os.fsencode(path), fd, writable, passing), f"the path {path!r}")
+
+
+def _keep_database(grant: dict[str, Any], fds: list[int]) -> None:
+    """A database and what SQLite puts beside it (sqlite.org/tempfiles)."""
+    for suffix, fd in zip(("", "-journal", "-wal", "-shm"), fds, strict=True):
+        keep(grant["path"] + suffix, fd, writable=bool(grant["writable"]), passing=suffix == "-shm")
 
 
 def set_terminal(fd: int) -> None:

@@ -24,7 +24,7 @@ class Plan:
     """`uid` None: there is one user (no root). `limits`: the cgroup's in words, "" where there is none.
 
     `arguments` is the program's command line, its first word a path within the view; it finds its control socket as
-    descriptor steps.CONTROL. `networks` and `scopes` are what Landlock is to deny: what this kernel can, if not said.
+    descriptor steps.CONTROL. `file_size`: the most bytes of a file that it writes, where that is limited. `networks` and `scopes` are what Landlock is to deny: what this kernel can, if not said.
     """
 
     view: tuple[Entry, ...]
@@ -35,6 +35,7 @@ class Plan:
     cwd: str = "/"
     uid: int | None = None
     limits: str = ""
+    file_size: int | None = None
     hostname: str = "fildes"
     networks: int | None = None
     scopes: int | None = None
@@ -53,12 +54,16 @@ class Plan:
             steps.OwnSession(self.hostname),
             steps.EnterView(self.mountpoint, self.view, self.cwd),
             steps.ArrangeDescriptors(),
-            steps.LimitResources((("CORE", 0),)),
+            steps.LimitResources(self._process_limits()),
             steps.GiveUpPrivileges(self.uid),
             steps.DenyOutward(networks, scopes),  # needs no-new-privs
             steps.Filter(self.profile),
             steps.Exec(self.arguments, self.environment),
         ]
+
+    def _process_limits(self) -> tuple[tuple[str, int], ...]:
+        size = () if self.file_size is None else (("FSIZE", self.file_size),)
+        return (("CORE", 0), *size)
 
     def describe(self) -> list[str]:
         """A line a step, in their order; further lines of a step are indented."""

@@ -7,6 +7,7 @@
     sdk.random(16)                     # [grants.random]
     sdk.secret("api-key").text()       # [grants.api-key]  kind = "secret"
     sdk.connect("ledger")              # [grants.ledger]   kind = "connect", to = "ledger": a connected socket
+    sdk.open("db")                     # [grants.db]       kind = "sqlite": a sqlite3.Connection
     sdk.open("ledger")                 # any of them, by name
     sdk.http("ledger").request(...)    # an http.client.HTTPConnection over such a socket
 
@@ -63,7 +64,7 @@ _T = _TypeVar("_T")
 
 
 def open(name: str) -> Face:
-    """What was granted under `name`: a Clock, Random, Secret, or a connected socket. May block for a round trip."""
+    """What was granted under `name`: a Clock, Random, Secret, sqlite3.Connection, or a connected socket. May block for a round trip."""
     return current().open(name)
 
 

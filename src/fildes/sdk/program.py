@@ -6,16 +6,20 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Union
 
 from fildes.capabilities.clock.face import Clock
 from fildes.capabilities.connect.face import connection
 from fildes.capabilities.random.face import Random
 from fildes.capabilities.secret.face import Secret
+from fildes.capabilities.sqlite import face as sqlite
 from fildes.sdk.channel import Channel
 from fildes.sdk.errors import Denied, Unavailable
 
-Face = Clock | Random | Secret | socket.socket
+if TYPE_CHECKING:
+    import sqlite3
+
+Face = Union[Clock, Random, Secret, socket.socket, "sqlite3.Connection"]
 """What `open` returns: by the kind of the grant."""
 
 
@@ -48,6 +52,11 @@ class Program:
         self._grants = tuple(
             Grant(each["name"], each["kind"], each.get("to")) for each in kit.settings.get("grants", ())
         )
+        self._databases = {
+            each["name"]: (each["path"], each["writable"])
+            for each in kit.settings.get("grants", ())
+            if each["kind"] == "sqlite"
+        }
         self._faces: dict[str, Face] = {}
 
     def grants(self) -> tuple[Grant, ...]:
@@ -75,6 +84,9 @@ class Program:
         return face
 
     def open(self, name: str) -> Face:
+        if name in self._databases:  # a connection belongs to its thread: each asker gets one of its own
+            path, writable = self._databases[name]
+            return sqlite.connect(path, writable=writable)
         held = self.held(name)
         return held if held is not None else self.wrap(name, *self.channel.ask("open", {"name": name}))
 

@@ -386,3 +386,33 @@ class PolicySet(Struct, frozen=True, forbid_unknown_fields=True):
 
     owner: str
     policy: Policy
+
+
+class Login(Struct, frozen=True, forbid_unknown_fields=True):
+    """At the control socket `uid` is `owner`."""
+
+    uid: int
+    owner: str
+
+
+class Logins(Struct, frozen=True, forbid_unknown_fields=True):
+    """catalogue.logins → LoginList: that of `uid`, or all of them."""
+
+    uid: int | None = None
+
+
+class LoginList(Struct, frozen=True, forbid_unknown_fields=True):
+    logins: list[Login]
+
+
+class LoginAdd(Struct, frozen=True, forbid_unknown_fields=True):
+    """catalogue.login_add → Done. A uid stands for one owner; an owner may have several."""
+
+    uid: int
+    owner: str
+
+
+class LoginRemove(Struct, frozen=True, forbid_unknown_fields=True):
+    """catalogue.login_rm → Done. What the owner published stays."""
+
+    uid: int

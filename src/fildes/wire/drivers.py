@@ -18,6 +18,7 @@ class Open(msgspec.Struct, forbid_unknown_fields=True):
     clock    [timerfd: 1 ms periodic, non-blocking; memfd, read-only: the page described in capabilities/clock]
     random   [/dev/urandom, read-only, its own description]
     secret   [sealed memfd of the value]                        (the catalogue answers)
+    sqlite   [database, journal, write-ahead log, its index]     (storage answers)
     connect  [connected stream]                                 (net answers; between services the bus does)
 
     A grant's `to` is among the options.
@@ -28,6 +29,7 @@ class Open(msgspec.Struct, forbid_unknown_fields=True):
     options: dict[str, Any]
     release: str
     service: str
+    owner: str = ""
 
 
 class Opened(msgspec.Struct, forbid_unknown_fields=True):

@@ -1,0 +1,1 @@
+"""The storage driver: see __main__.py."""

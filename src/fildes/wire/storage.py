@@ -1,0 +1,56 @@
+"""What the storage driver answers. The files of a grant belong to (owner, service, grant), whatever the release.
+
+storage.open     drivers.Open → Opened + its descriptors       for the bus and the orchestrator
+storage.list     List → Listed
+storage.backup   Backup + [file, writable] → Copied            a consistent copy, while others write
+storage.restore  Restore + [file, readable] → Copied           checked first; the database is then that, or as before
+storage.remove   Remove → Removed                              for good
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class List(msgspec.Struct, forbid_unknown_fields=True):
+    owner: str
+    service: str
+
+
+class Item(msgspec.Struct, forbid_unknown_fields=True):
+    """`size` in bytes, of everything on the disk; `kind` as a manifest says it."""
+
+    grant: str
+    kind: str
+    size: int
+
+
+class Listed(msgspec.Struct, forbid_unknown_fields=True):
+    items: list[Item]
+
+
+class Backup(msgspec.Struct, forbid_unknown_fields=True):
+    owner: str
+    service: str
+    grant: str
+
+
+class Restore(msgspec.Struct, forbid_unknown_fields=True):
+    owner: str
+    service: str
+    grant: str
+
+
+class Copied(msgspec.Struct, forbid_unknown_fields=True):
+    """`size` in bytes."""
+
+    size: int
+
+
+class Remove(msgspec.Struct, forbid_unknown_fields=True):
+    owner: str
+    service: str
+
+
+class Removed(msgspec.Struct, forbid_unknown_fields=True):
+    grants: int
