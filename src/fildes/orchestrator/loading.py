@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from fildes.capabilities.sqlite import grant as sqlite
 from fildes.daemon.abi import foreign, sentence
 from fildes.daemon.peer import Peer, Refused
 from fildes.daemon.store import Store
