@@ -16,7 +16,7 @@ from fildes.orchestrator.instances import never_started
 from fildes.orchestrator.supervised import DRAIN, Supervised
 from fildes.wire.catalogue import Release
 
-_ORDER = ("conveyor", "loading", "zygote", "instance")  # each needs what comes before it
+_ORDER = ("conveyor", "loading", "zygote", "instance", "command")  # each needs what comes before it
 
 
 def adopt(
@@ -40,6 +40,8 @@ def adopt(
             supervised.adopt_conveyor(deposit)
         elif what == "zygote":
             supervised.adopt_zygote(deposit, int(more))
+        elif what == "command":
+            supervised.adopt_command(deposit, more)
         else:
             supervised.adopt_instance(deposit, more)
     for left in others.values():
@@ -53,7 +55,10 @@ def _finish(loop: Loop, store: Store, deposits: Sequence[Deposit]) -> None:
 
     A release that was draining goes on doing so: an instance of it may own connections.
     """
-    draining = any(deposit.key.startswith("instance.") and not _in_stock(deposit) for deposit in deposits)
+    draining = any(
+        deposit.key.startswith("command.") or (deposit.key.startswith("instance.") and not _in_stock(deposit))
+        for deposit in deposits
+    )
     for deposit in deposits:
         what = deposit.key.partition(".")[0]
         if what == "conveyor":
@@ -62,6 +67,8 @@ def _finish(loop: Loop, store: Store, deposits: Sequence[Deposit]) -> None:
         elif what == "instance":
             with contextlib.suppress(OSError):
                 send_with_fds(deposit.fds[0].fileno(), b"D")
+        elif what == "command":
+            pass  # it has its time, or ends with its zygote
         elif what == "zygote" and draining:
             _end_later(loop, store, deposit)
             continue

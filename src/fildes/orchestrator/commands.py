@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
+import socket
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -17,7 +20,7 @@ from fildes.daemon.store import Deposit, Store
 from fildes.kernel import fds as fds_module
 from fildes.kernel import memfd, process
 from fildes.kernel.cgroups import Cgroup
-from fildes.kernel.fds import Fd, close_all, receive_with_fds, send_with_fds, set_blocking
+from fildes.kernel.fds import Fd, close_all, receive_with_fds, send_with_fds
 from fildes.kernel.loop import EPOLLIN, EPOLLRDHUP, Loop, Promise
 from fildes.orchestrator import plan
 from fildes.orchestrator.instances import Instance, held_as_blob
@@ -31,6 +34,7 @@ from fildes.wire.catalogue import Release
 MOST: Final = 8  # at once, of one release
 EXIT_WORD: Final = 0.25  # seconds to wait for the zygote's word on how it ended
 PATIENCE: Final = 2.0  # seconds that one has to end when it is told to
+_PTS: Final = range(136, 144)  # major numbers of pseudo-terminals, devices.txt
 STREAMS: Final = ("stdin", "stdout", "stderr")
 
 
@@ -49,7 +53,6 @@ class Command(Instance):
     def hang_on(self, lease: Fd) -> None:
         """From now on it ends when the other end of `lease` closes."""
         self._lease = lease
-        set_blocking(lease.fileno(), False)
         self._loop.watch(lease.fileno(), EPOLLIN | EPOLLRDHUP, self._on_lease)
 
     def deposit(self) -> None:
@@ -83,12 +86,13 @@ class Command(Instance):
         if self._lease is None:
             return
         try:
-            received = receive_with_fds(self._lease.fileno(), wire.MAX_DATAGRAM, 0)
+            # Whoever made the pair may have kept a copy of our end, and made it blocking.
+            received = receive_with_fds(self._lease.fileno(), wire.MAX_DATAGRAM, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
             received = None
-        if received is None or not received.data:
+        if received is None or not received.data or self._floods():
             self._loop.unwatch(self._lease.fileno())
             self.end(signal.SIGHUP)
             return
@@ -99,7 +103,7 @@ class Command(Instance):
         """It is over: say so to whoever holds the lease, and let go of everything."""
         if self._lease is not None:
             with contextlib.suppress(OSError):  # nobody is left who would hear it
-                send_with_fds(self._lease.fileno(), wire.encode_ended(*word))
+                send_with_fds(self._lease.fileno(), wire.encode_ended(*word), flags=socket.MSG_DONTWAIT)
             self._loop.unwatch(self._lease.fileno())
             self._lease.close()
             self._lease = None
@@ -135,6 +139,7 @@ class Commands:
         0, 1 and 2; `lease` is taken over. Raises Refused; nothing is left then."""
         self._coming += 1
         try:
+            _check(streams)
             if len(self) > MOST:
                 raise Refused("busy", f"{MOST} commands of {self._release.service} run already; wait for one to end")
             words = {"arguments": list(arguments), "environment": dict(environment)}
@@ -234,6 +239,15 @@ class Commands:
         command.adopt(pidfd[0])
         command.hang_on(lease)
         self._take_up(command)
+
+
+def _check(streams: Sequence[Fd]) -> None:
+    """Pipes and pseudo-terminals only: closing them never waits, and a program can do little with them."""
+    for fd in streams:
+        found = os.fstat(fd.fileno())
+        terminal = stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) in _PTS
+        if not (stat.S_ISFIFO(found.st_mode) or terminal):
+            raise Refused("malformed", "a command's streams are pipes or a pseudo-terminal; is this CLI the node's?")
 
 
 def how(status: int | None, *, started: bool, oom_kills: int = 0) -> wire.Ended:

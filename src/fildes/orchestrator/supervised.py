@@ -11,6 +11,7 @@ from fildes.daemon.store import Deposit, Store
 from fildes.kernel.fds import Fd
 from fildes.kernel.loop import Loop, Timer
 from fildes.orchestrator import plan, scale
+from fildes.orchestrator.commands import Commands
 from fildes.orchestrator.crew import Crew
 from fildes.orchestrator.doorway import Doorway
 from fildes.orchestrator.instances import BLOB, Instance
@@ -18,6 +19,7 @@ from fildes.orchestrator.nursery import Nursery
 from fildes.orchestrator.plan import Do, Event, State
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.stock import Stock
+from fildes.orchestrator.zygotes import Zygote
 from fildes.wire import log, web
 from fildes.wire.catalogue import Release
 
@@ -53,11 +55,14 @@ class Supervised:
             gone=self._on_zygote_gone,
             exited=self._on_exited,
         )
+        self.commands = Commands(loop, peer, store, resources, release)
+        self.commands.on_empty = self._commands_over
         self._stock = Stock(loop, peer, store, resources, release, self._no_kit)
         self._ordering = 0  # instances that wait for what they start with
         self._intensity = plan.Intensity()
         self._load_failures = plan.Intensity(most=2, period=120.0)
         self._timer: Timer | None = None
+        self._leaving = False  # DRAIN runs
         self._pressed: Timer | None = None
         self._wanted_at = 0.0
 
@@ -73,14 +78,19 @@ class Supervised:
         self._look()
         return end
 
-    async def prove(self) -> dict[str, float]:
-        """Load the program and start one instance of it. Raises Refused with the reason. Milliseconds by phase."""
+    async def warm(self) -> Zygote:
+        """Its zygote, loaded if there is none. Raises Refused when it did not load."""
         if self.state is State.ASLEEP:
             self._happened(Event.WANTED)
         await self.nursery.settled()
         if self.nursery.zygote is None:
             raise Refused("warm", self.note)
-        phases = dict(self.nursery.zygote.phases)
+        return self.nursery.zygote
+
+    async def prove(self) -> dict[str, float]:
+        """Load the program and start one instance of it. Raises Refused with the reason. Milliseconds by phase."""
+        zygote = await self.warm()
+        phases = dict(zygote.phases)
         began = time.monotonic()
         self._doorway.open()
         if self.state is State.WARM:
@@ -106,6 +116,8 @@ class Supervised:
 
     async def stop(self) -> int:
         """End its instances, or the zygote if there are none, and forget its crashes. How many instances there were."""
+        self.commands.end()
+        await self.commands.ended()
         ending = list(self.crew)
         self._intensity.forget()
         self._load_failures.forget()
@@ -125,7 +137,7 @@ class Supervised:
         self._peer.tell("web.retired", web.Retired(self.release.id))
         self._happened(Event.RETIRE)
         if self.nursery.zygote is None and not self.crew:
-            self._end()
+            self._end_now()
 
     def renew(self) -> None:
         """What its grants open may be another now (a secret was set): what lies in stock is not given out any more."""
@@ -143,6 +155,7 @@ class Supervised:
         self._doorway.drop()
         for instance in self.crew:
             instance.forget()
+        self.commands.forget()
         self.nursery.step_aside()
 
     # — the plan, carried out —
@@ -185,7 +198,10 @@ class Supervised:
 
     def _unused(self) -> None:
         self._timer = None
-        self._happened(Event.UNUSED)
+        if self.commands:
+            self._set_timer(ZYGOTE_IDLE, self._unused)
+        else:
+            self._happened(Event.UNUSED)
 
     # — instances —
 
@@ -273,7 +289,9 @@ class Supervised:
     # — what happens to it —
 
     def _on_exited(self, message: dict[str, Any]) -> None:
-        self.crew.on_exit_word(message)
+        name, status = message.get("instance"), message.get("status")
+        if not (isinstance(name, str) and isinstance(status, int) and self.commands.on_exit_word(name, status)):
+            self.crew.on_exit_word(message)
 
     def _instance_over(self, instance: Instance) -> None:
         status = instance.status if instance.status is not None else 0 if instance.idle or instance.stopping else 9
@@ -341,11 +359,24 @@ class Supervised:
     def _too_slow(self, instance: Instance) -> None:
         self.note = f"it was not ready to serve within {READY_LIMIT:g} s after its start"
         if instance in self.crew:
-            self._end()
+            self._end_now()
 
     # — ending —
 
     def _end(self) -> None:
+        """Kill what runs; but of a retired release commands have their time, as instances had theirs."""
+        if self.state is State.RETIRED and self.commands and self.nursery.zygote is not None:
+            if not self._leaving:
+                self._leaving = True
+                self._set_timer(DRAIN, self._end_now)
+        else:
+            self._end_now()
+
+    def _commands_over(self) -> None:
+        if self.state is State.RETIRED and not self.crew:
+            self._end_now()
+
+    def _end_now(self) -> None:
         """Kill what runs, at once. The release itself stays, unless it is retired."""
         self._clear_timer()
         for instance in self.crew:
@@ -391,7 +422,8 @@ class Supervised:
         if not all(instance.stopping for instance in self.crew):  # else they have less time already
             for instance in self.crew:
                 instance.drain()
-            self._set_timer(DRAIN, self._end)
+            self._leaving = True
+            self._set_timer(DRAIN, self._end_now)
 
     def _end_drained(self) -> None:
         if self.state in (State.RETIRED, State.HALTED):
@@ -409,6 +441,9 @@ class Supervised:
         self._note_threads()
         if self.state is State.ASLEEP:
             self.state = State.WARM
+
+    def adopt_command(self, deposit: Deposit, name: str) -> None:
+        self.commands.adopt(deposit, name, self.nursery.zygote)
 
     def adopt_instance(self, deposit: Deposit, name: str) -> None:
         self.crew.adopt(deposit, name, self.nursery.zygote)
