@@ -8,18 +8,27 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from fildes.cli import _render
+from fildes.cli._ignore import MAX_BYTES as MAX_RULES
+from fildes.cli._ignore import Rules
 from fildes.cli._shared import Trouble
 from fildes.kernel import memfd
 from fildes.kernel.fds import Fd
 
+# Always, whatever the ignore files say: caches, and what belongs to the place where one works.
 LEFT_OUT: Final = frozenset({
     ".git", ".hg", ".svn", ".venv", "node_modules", "__pycache__", ".tox", ".nox", ".mypy_cache", ".pytest_cache",
-    ".ruff_cache", ".hypothesis", ".DS_Store", ".gitmodules",
+    ".ruff_cache", ".hypothesis", ".DS_Store", ".gitmodules", ".idea", ".vscode", ".eggs", ".ipynb_checkpoints",
 })  # fmt: skip
+# Never, whatever the ignore files say: without them it would be another publish.
+KEPT: Final = frozenset(
+    {"fildes.toml", "requirements.txt", "requirements.lock", "pyproject.toml", "uv.lock", "pylock.toml"}
+)
 LEFT_OUT_ENDS: Final = (".pyc", ".pyo", ".swp", "~")
 MAX_BYTES: Final = 512 << 20
 
@@ -31,19 +40,26 @@ class Packed:
     fd: Fd
     files: int
     size: int
+    left_out: Counter[str] = field(default_factory=Counter)  # ignore file → what it left out, whole folders as one
+
+    def words(self) -> str:
+        files = f"{self.files} files, {_render.size(self.size)}"
+        by = ", ".join(f"{count} by {name}" for name, count in sorted(self.left_out.items()))
+        return f"{files} ({by} left out)" if by else files
 
 
 def pack(folder: str) -> Packed:
     """Raises Trouble, naming the file."""
+    left_out: Counter[str] = Counter()
     try:
-        entries = sorted(_walk(folder, ""))
+        entries = sorted(_walk(folder, "", _top_rules(folder), left_out))
     except NotADirectoryError as error:
         raise Trouble(f"{folder}: is a file; name the folder to publish") from error
     except OSError as error:
         raise Trouble(f"{error.filename or folder}: {error.strerror}; it can't be published like this") from error
     if not entries:
-        raise Trouble(f"{folder}: there is nothing in it to publish")
-    packed = Packed(memfd.create("upload"), 0, 0)
+        raise Trouble(f"{folder}: there is nothing in it to publish" + _but(left_out))
+    packed = Packed(memfd.create("upload"), 0, 0, left_out)
     try:
         with (
             open(os.dup(packed.fd.fileno()), "wb") as out,
@@ -58,8 +74,30 @@ def pack(folder: str) -> Packed:
     return packed
 
 
-def _walk(folder: str, below: str) -> Iterator[str]:
+def _top_rules(folder: str) -> Rules:
+    """.fildesignore comes last, so that it can take back ("!dist/") what git leaves out; .dockerignore counts where
+    there is no .fildesignore."""
+    rules = Rules()
+    ours = os.path.exists(os.path.join(folder, ".fildesignore"))
+    for name in (".gitignore", ".fildesignore" if ours else ".dockerignore"):
+        _read_rules(rules, folder, "", name)
+    return rules
+
+
+def _read_rules(rules: Rules, folder: str, below: str, name: str) -> None:
+    try:
+        with open(os.path.join(folder, below, name), "rb") as file:
+            rules.read(name, below, file.read(MAX_RULES))
+    except (FileNotFoundError, IsADirectoryError):
+        return
+
+
+def _walk(folder: str, below: str, rules: Rules, left_out: Counter[str]) -> Iterator[str]:
     """Paths relative to the folder, of everything that is to be published."""
+    if below and os.path.exists(os.path.join(folder, below, ".gitignore")):
+        inner = rules.copy()
+        _read_rules(inner, folder, below, ".gitignore")
+        rules = inner
     with os.scandir(os.path.join(folder, below)) as entries:
         for entry in entries:
             name = entry.name
@@ -71,13 +109,26 @@ def _walk(folder: str, below: str) -> Iterator[str]:
             except UnicodeEncodeError as error:
                 text = f"{os.fsencode(path)!r}: the file's name is not UTF-8; rename it (for example with convmv)"
                 raise Trouble(text) from error
-            if entry.is_dir(follow_symlinks=False):
+            directory = entry.is_dir(follow_symlinks=False)
+            by = None if path in KEPT else rules.names(path, directory=directory)
+            if directory:
                 if os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):  # a virtual environment by another name
                     continue
-                yield path
-                yield from _walk(folder, path)
+                if by is not None and not rules.may_return(by):
+                    left_out[by] += 1
+                    continue
+                inside = list(_walk(folder, path, rules, left_out))
+                if by is None or inside:
+                    yield path
+                yield from inside
+            elif by is not None:
+                left_out[by] += 1
             else:
                 yield path
+
+
+def _but(left_out: Counter[str]) -> str:
+    return f": {', '.join(sorted(left_out))} leaves everything out" if left_out else ""
 
 
 def _add(tar: tarfile.TarFile, folder: str, name: str, packed: Packed) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 import time
 from typing import Any
 
 from fildes.cli import _render
 from fildes.cli._client import Client
-from fildes.cli._shared import state_of
+from fildes.cli._shared import Trouble, state_of
+from fildes.kernel import memfd
 
 HELP = "publish a folder: fildes publish examples/guestbook"
 
@@ -18,42 +21,105 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="the folder, with a fildes.toml or with plain pages")
     parser.add_argument("--name", metavar="N", help="the service's name, for a folder without fildes.toml (pages)")
     parser.add_argument("--owner", metavar="WHO", help="whom the service belongs to (default: local)")
-    parser.add_argument("--upgrade", action="store_true", help="look for newer versions of requirements.txt's packages")
+    parser.add_argument("--upgrade", action="store_true", help="look for newer versions of what is not pinned")
+    parser.add_argument(
+        "--lock",
+        action="store_true",
+        help="write the versions taken to DIR/requirements.lock: from then on they are what is published, anywhere",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object when done, and nothing before")
 
 
 def run(args: argparse.Namespace) -> int:
     from fildes.cli import _folder
 
-    began = time.monotonic()
-    phases: dict[str, float] = {}
-
-    def note(phase: str, text: str, ms: float) -> None:
-        phases[phase] = round(ms, 3)
-        if not args.json:
-            print(_line(phase, text, ms), flush=True)
-
+    watch = Watch(quiet=args.json)
     with Client(state_of(args)) as node:
         packed = _folder.pack(args.folder)
-        text = f"{packed.files} files, {_render.size(packed.size)}"
-        note("upload", text, (time.monotonic() - began) * 1000)
-        body = {"name": args.name, "owner": args.owner, "upgrade": args.upgrade}
-        published, _ = node.ask("publish", body, [packed.fd], note)
-    # Phases of others, told with the answer; "warm.import" is a part of "warm".
-    for phase, ms in published["phases"].items():
-        if "." not in phase and phase not in phases:
-            parts = [f"{name[len(phase) + 1:]} {_render.milliseconds(of)}" for name, of in published["phases"].items()
-                     if name.startswith(phase + ".")]  # fmt: skip
-            note(phase, ", ".join(parts) or _MEANING.get(phase, ""), ms)
-    phases |= published["phases"]
-    total = (time.monotonic() - began) * 1000
+        watch.note("upload", packed.words(), watch.ms())
+        body = {
+            "name": args.name,
+            "owner": args.owner,
+            "upgrade": args.upgrade,
+            "lock": args.lock,
+            "folder": os.path.basename(os.path.abspath(args.folder)),
+        }
+        published, _ = node.ask("publish", body, [packed.fd], watch.note)
+        lock = _keep_lock(node, published["service"], args.folder) if args.lock else None
+    watch.conclude(published)
     if args.json:
-        _render.print_json(published | {"phases": phases, "ms": round(total, 3)})
-    else:
-        _conclude(published, total)
+        _render.print_json(published | {"phases": watch.phases, "ms": watch.ms()} | ({"lock": lock} if lock else {}))
+    elif lock:
+        print(lock)
     return 0
 
 
+class Watch:
+    """Shows a publish as it goes on; `quiet`: only remembers. Phases in milliseconds."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._began, self._quiet = time.monotonic(), quiet
+        self.phases: dict[str, float] = {}
+
+    def ms(self) -> float:
+        return round((time.monotonic() - self._began) * 1000, 3)
+
+    def note(self, phase: str, text: str, ms: float) -> None:
+        if phase != "note":
+            self.phases[phase] = round(ms, 3)
+        if not self._quiet:
+            print(_line(phase, text, ms), flush=True)
+
+    def conclude(self, published: dict[str, Any]) -> None:
+        # Phases of others, told with the answer; "warm.import" is a part of "warm".
+        for phase, ms in published["phases"].items():
+            if "." not in phase and phase not in self.phases:
+                parts = [
+                    f"{name[len(phase) + 1 :]} {_render.milliseconds(of)}"
+                    for name, of in published["phases"].items()
+                    if name.startswith(phase + ".")
+                ]
+                self.note(phase, ", ".join(parts) or _MEANING.get(phase, ""), ms)
+        self.phases |= published["phases"]
+        if not self._quiet:
+            what = "unchanged" if published["unchanged"] else "published"
+            print(f"{published['service']}: {what}, release {published['release']}, "
+                  f"{_render.milliseconds(self.ms())} in all")  # fmt: skip
+            for url in published["urls"]:
+                print(url)
+
+
+def _keep_lock(node: Client, service: str, folder: str) -> str:
+    """Write the lock of the service's release beside its manifest; in words what was done."""
+    _, fds = node.ask("lock", {"service": service})
+    if not fds:
+        own = next((name for name in _LOCKS if os.path.exists(os.path.join(folder, name))), None)
+        return f"{own} is this folder's lock already" if own else "nothing to lock: there are no dependencies"
+    with fds[0] as sealed:
+        lock = memfd.read_sealed(sealed.fileno(), 16 << 20)
+    path = os.path.join(folder, LOCK)
+    try:
+        with open(path, "rb") as file:
+            if file.read() == lock:
+                return f"{path}: as it was"
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise Trouble(f"{path}: {error.strerror}; it was published, and the lock could not be written") from error
+    partial = f"{path}.{os.getpid()}"
+    try:
+        with open(partial, "xb") as file:
+            file.write(lock)
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+        raise Trouble(f"{path}: {error.strerror}; it was published, and the lock could not be written") from error
+    return f"{path}: written; keep it with the sources"
+
+
+LOCK = "requirements.lock"
+_LOCKS = ("pylock.toml", "uv.lock", "requirements.txt")
 _MEANING = {
     "check": "the manifest against the owner's policy",
     "store": "bundle and pack",
@@ -67,10 +133,3 @@ def _line(phase: str, text: str, ms: float) -> str:
     if sys.stdout.isatty():
         return f"  \x1b[32m✓\x1b[0m {phase:<10} {text:<50} \x1b[2m{took:>8}\x1b[0m"
     return f"{phase:<12} {text:<50} {took:>8}"
-
-
-def _conclude(published: dict[str, Any], total: float) -> None:
-    what = "unchanged" if published["unchanged"] else "published"
-    print(f"{published['service']}: {what}, release {published['release']}, {_render.milliseconds(total)} in all")
-    for url in published["urls"]:
-        print(url)
