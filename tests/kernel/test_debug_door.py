@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -15,7 +16,7 @@ import pytest
 from fildes.cli._client import Client, pids_of
 from fildes.cli._shared import Trouble
 from fildes.daemon.peer import Refused
-from fildes.debug.access import role_of
+from fildes.debug.access import OWNERS, Share, is_operator, share_of
 from fildes.debug.door import MAX_CONNECTIONS, Call, Door
 from fildes.kernel import memfd, process
 from fildes.kernel.fds import Fd
@@ -34,13 +35,15 @@ class House:
         listener.listen(128)
         verbs = {
             "echo": self.echo,
+            "who": self.who,
             "large": self.large,
             "pids": self.pids,
             "wait": self.wait,
             "no": self.no,
             "bug": self.bug,
         }
-        self.door = Door(self.loop, Fd(listener.detach()), verbs, operator, overflow=65534)
+        self.owners: dict[int, str] = {}
+        self.door = Door(self.loop, Fd(listener.detach()), verbs, self.owner_of, operator, overflow=65534)
         self.loop.on_error = lambda error: None
         self._wake, self._sleep = os.pipe()
         self.loop.watch(self._wake, 1, lambda _: self.loop.stop())
@@ -55,6 +58,12 @@ class House:
         os.close(self._wake)
 
     Reply = tuple[Any, Sequence[Fd]]
+
+    async def owner_of(self, uid: int) -> str | None:
+        return self.owners.get(uid)
+
+    async def who(self, call: Call) -> Reply:
+        return {"owner": call.owner}, ()
 
     async def echo(self, call: Call) -> Reply:
         call.note("heard", "you", 1.5)
@@ -182,7 +191,7 @@ def test_one_who_does_not_read_is_closed(house: House) -> None:
 def test_too_many_operators(house: House) -> None:
     socks = [raw(house) for _ in range(MAX_CONNECTIONS)]
     try:
-        with Client(str(house.state)) as node, pytest.raises(Trouble, match="operators are connected already"):
+        with Client(str(house.state)) as node, pytest.raises(Trouble, match="64 are connected already"):
             node.ask("echo", {})
     finally:
         for sock in socks:
@@ -234,7 +243,58 @@ def test_no_node(tmp_path: Path) -> None:
         Client(str(tmp_path))
 
 
-def test_roles() -> None:
-    assert role_of(0, 1000, 65534) == role_of(1000, 1000, 65534) == "operator"
-    assert role_of(1001, 1000, 65534) is None
-    assert role_of(65534, 65534, 65534) is None, "nobody stands for everybody"
+def test_who_is_an_operator() -> None:
+    assert is_operator(0, 1000, 65534) and is_operator(1000, 1000, 65534)
+    assert not is_operator(1001, 1000, 65534)
+    assert not is_operator(65534, 65534, 65534), "nobody stands for everybody"
+
+
+def test_what_an_owner_may_ask() -> None:
+    assert share_of("ps", {}) is Share.LIST
+    assert share_of("owner-add", {"owner": "anna", "uid": 1}) is None
+    for verb, share in OWNERS.items():
+        if share is Share.SERVICE:
+            assert share_of(verb, {"service": "shop"}) is share
+            assert share_of(verb, {}) is share_of(verb, {"service": None}) is share_of(verb, []) is None
+
+
+@pytest.mark.root
+def test_an_owner_is_let_in_as_that_and_anybody_else_is_not(tmp_path: Path) -> None:
+    house = House(tmp_path, operator=os.getuid())
+    house.owners[4242] = "anna"
+    os.chmod(tmp_path, 0o711)
+    os.chmod(tmp_path / "control", 0o666)
+
+    def asked_as(uid: int, *, hang_up: bool = False) -> str:
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                os.chdir(tmp_path)
+                os.setresuid(uid, uid, uid)
+                sock.connect("control")
+                question = {"type": "ask", "id": 1, "verb": "who", "body": {}}
+                with contextlib.suppress(BrokenPipeError):  # it may have said no already
+                    sock.send(msgspec.msgpack.encode(question))  # before anybody said that it may
+                if hang_up:
+                    sock.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionResetError):
+                    os.write(writer, sock.recv(4096))
+                    os._exit(0)
+                os.write(writer, sock.recv(4096))  # what it said before it closed (unix(7))
+            finally:
+                os._exit(0)
+        os.close(writer)
+        with open(reader, "rb") as answers:
+            data = answers.read()
+        os.waitpid(pid, 0)
+        return str(msgspec.msgpack.decode(data) if data else "closed")
+
+    try:
+        assert "4343 is no operator" in asked_as(4343)
+        assert "anna" in asked_as(4242)
+        for _ in range(20):
+            assert "None" not in asked_as(4242, hang_up=True), "an owner was taken for an operator"
+    finally:
+        house.close()

@@ -114,11 +114,11 @@ def test_a_control_socket_at_the_end_of_a_long_path(tmp_path: Path):
     state = tmp_path / ("x" * 120) / ("y" * 120)
     taken = Ground.take(str(state))
     try:
-        with doors.open_control(taken.directory.fileno()):
+        with doors.open_control(taken.directory.fileno(), for_all=False):
             assert os.stat(state / "control").st_mode & 0o777 == 0o600
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
                 client.connect(doors.control_path(taken.directory.fileno()))
-        with doors.open_control(taken.directory.fileno()):  # in place of the stale one
+        with doors.open_control(taken.directory.fileno(), for_all=False):  # in place of the stale one
             pass
     finally:
         taken.close()

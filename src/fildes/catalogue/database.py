@@ -38,6 +38,14 @@ class Database(Lookup):
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO owner VALUES (?, ?)", (owner, _encoder.encode(policy)))
 
+    def set_login(self, uid: int, owner: str) -> None:
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO login VALUES (?, ?)", (uid, owner))
+
+    def remove_login(self, uid: int) -> bool:
+        with self._transaction():
+            return self._db.execute("DELETE FROM login WHERE uid = ?", (uid,)).rowcount > 0
+
     def set_secret(self, owner: str, service: str, name: str, value: bytes) -> Change:
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?)", (owner, service, name, value))

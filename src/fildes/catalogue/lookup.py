@@ -9,7 +9,7 @@ import msgspec
 from fildes.catalogue import snapshots, view
 from fildes.catalogue.connection import Connection
 from fildes.catalogue.policy import Facts, Holder, Target, split
-from fildes.wire.catalogue import Manifest, Policy, Release, ReleaseInfo, ServiceInfo, State
+from fildes.wire.catalogue import Login, Manifest, Policy, Release, ReleaseInfo, ServiceInfo, State
 
 _manifests: Final = msgspec.msgpack.Decoder(Manifest)
 _policies: Final = msgspec.msgpack.Decoder(Policy)
@@ -101,6 +101,10 @@ class Lookup(Connection):
         owner: str | None = self._value("SELECT owner FROM service WHERE name = ?", service)
         return owner
 
+    def tried_by_others(self, service: str, owner: str) -> bool:
+        """Has somebody else ever published under this name?"""
+        return bool(self._value("SELECT 1 FROM uid WHERE service = ? AND owner <> ?", service, owner))
+
     def find(self, id: str) -> Stored | None:
         rows = self._rows(f"SELECT {_COLUMNS} FROM release WHERE id = ?", id)
         return _stored(rows[0]) if rows else None
@@ -171,6 +175,10 @@ class Lookup(Connection):
     def policy(self, owner: str) -> Policy:
         blob = self._value("SELECT policy FROM owner WHERE name = ?", owner)
         return Policy() if blob is None else _policies.decode(blob)
+
+    def logins(self, uid: int | None) -> list[Login]:
+        query = "SELECT uid, owner FROM login WHERE ?1 IS NULL OR uid = ?1 ORDER BY owner, uid"
+        return [Login(*row) for row in self._rows(query, uid)]
 
     def secrets(self, owner: str, service: str) -> list[str]:
         rows = self._rows("SELECT name FROM secret WHERE owner = ? AND service = ? ORDER BY name", owner, service)

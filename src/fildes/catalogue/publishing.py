@@ -66,6 +66,8 @@ class Publishing:
             if not words.OWNER.fullmatch(body.owner):
                 raise Refused("not-allowed", f"{quote(body.owner)} cannot be an owner's name")
             self._check(body.manifest, body.owner)
+            if current is None and self.db.tried_by_others(body.manifest.name, body.owner):
+                await self._forget_log(body.manifest.name)  # what failed publishes of theirs left in it
             watch.lap("check")
             with self.objects.pins(self.db.has_object) as pin:
                 files = await receive(self.db, self.objects, body, asked.fds, pin)

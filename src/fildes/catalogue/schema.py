@@ -52,7 +52,12 @@ CREATE TABLE secret (
 CREATE TABLE object (hash TEXT PRIMARY KEY, size INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
 
-STEPS: Final[Sequence[str]] = (FIRST,)
+# At the control socket a uid of the machine stands for an owner.
+LOGINS: Final = """
+CREATE TABLE login (uid INTEGER PRIMARY KEY, owner TEXT NOT NULL) STRICT;
+"""
+
+STEPS: Final[Sequence[str]] = (FIRST, LOGINS)
 
 
 class TooNew(Exception):

@@ -41,12 +41,16 @@ class Verbs:
         on("rollback", wire.Rollback, self.publishing.rollback, "debug")
         on("remove", wire.Remove, self.publishing.remove, "debug")
         on("pack", wire.Pack, self.pack, "orchestrator", "static")
+        on("release", wire.FindRelease, self.release, "orchestrator")
         on("open", Open, self.open, "bus", "orchestrator")
         on("releases", wire.Releases, self.releases, "debug")
         on("services", wire.Services, self.services, "debug")
         on("secret_set", wire.SecretSet, self.secret_set, "debug")
         on("secret_rm", wire.SecretRemove, self.secret_rm, "debug")
         on("secret_list", wire.SecretList, self.secret_list, "debug")
+        on("logins", wire.Logins, self.logins, "debug")
+        on("login_add", wire.LoginAdd, self.login_add, "debug")
+        on("login_rm", wire.LoginRemove, self.login_rm, "debug")
         on("policy_get", wire.PolicyGet, self.policy_get, "debug")
         on("policy_set", wire.PolicySet, self.policy_set, "debug")
 
@@ -78,6 +82,12 @@ class Verbs:
         if found is None:
             raise Refused("not-found", f"there is no release {quote(asked.body.release)}")
         return wire.Packed(self.db.size(found.pack)), [self.objects.open(found.pack)]
+
+    async def release(self, asked: Asked[wire.FindRelease]) -> wire.Release:
+        found = self.db.find(asked.body.release)
+        if found is None or found.state == "candidate":
+            raise Refused("not-found", f"there is no release {quote(asked.body.release)}")
+        return found.release("current" if found.state == "current" else "old")
 
     async def known(self, asked: Asked[wire.Known]) -> wire.Knowledge:
         body = asked.body
@@ -161,6 +171,23 @@ class Verbs:
                 "not-found", f"there is no service {quote(service)}; to set its secrets first, name its owner"
             )
         return asker
+
+    async def logins(self, asked: Asked[wire.Logins]) -> wire.LoginList:
+        return wire.LoginList(self.db.logins(asked.body.uid))
+
+    async def login_add(self, asked: Asked[wire.LoginAdd]) -> wire.Done:
+        uid, owner = asked.body.uid, asked.body.owner
+        if not words.OWNER.fullmatch(owner):
+            raise Refused("malformed", f"{quote(owner)} cannot be an owner's name: letters, digits and '_.@:-'")
+        if not 0 < uid < (1 << 32) - 1:
+            raise Refused("malformed", f"{uid} is not the uid of somebody who could publish")
+        self.db.set_login(uid, owner)
+        return wire.Done()
+
+    async def login_rm(self, asked: Asked[wire.LoginRemove]) -> wire.Done:
+        if not self.db.remove_login(asked.body.uid):
+            raise Refused("not-found", f"uid {asked.body.uid} stands for no owner; those who do: fildes owner")
+        return wire.Done()
 
     async def policy_get(self, asked: Asked[wire.PolicyGet]) -> wire.Policy:
         return self.db.policy(asked.body.owner)

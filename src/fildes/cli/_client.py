@@ -98,7 +98,7 @@ class Client:
 def _connect(state: str) -> socket.socket:
     # A socket's path holds 107 bytes: the state directory is reached through a descriptor.
     try:
-        directory = Fd.open(state, os.O_RDONLY | os.O_DIRECTORY)
+        directory = Fd.open(state, os.O_PATH | os.O_DIRECTORY)  # an owner may pass through, and not look around
     except OSError as error:
         raise Trouble(f"--state {state}: {error.strerror}; start a node there: fildes up --state {state}") from error
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

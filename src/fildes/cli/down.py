@@ -29,7 +29,10 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise Trouble(f"--state {state}: {error.strerror}") from error
     with directory:
-        pid = ground.holder(directory.fileno())
+        try:
+            pid = ground.holder(directory.fileno())
+        except PermissionError as error:
+            raise Trouble(f"--state {state}: its node is another user's: ask that user, or root") from error
         if pid is None:
             raise Trouble(f"--state {state}: no node runs there")
         try:

@@ -10,6 +10,7 @@ from fildes.daemon.peer import Peer
 from fildes.daemon.start import Inheritance, confine
 from fildes.daemon.store import Store
 from fildes.debug.door import Door
+from fildes.debug.owners import Owners
 from fildes.debug.verbs import Verbs
 from fildes.kernel import credentials
 from fildes.kernel.loop import Loop
@@ -21,7 +22,9 @@ def main(inheritance: Inheritance) -> None:
     store = Store(loop, inheritance.store)
     verbs = Verbs(peer, store)
     operator = int(inheritance.settings["operator"])
-    Door(loop, inheritance.fds["control"], verbs.table(), operator, credentials.overflow_uid())
+    owners = Owners(peer)
+    table = owners.guarded(verbs.table() | owners.table())
+    Door(loop, inheritance.fds["control"], table, owners.of, operator, credentials.overflow_uid())
     confine("debug")
     store.ready()
     loop.run()

@@ -15,13 +15,14 @@ from typing import Any, Final
 import msgspec
 
 from fildes.daemon.peer import Refused
-from fildes.debug.access import role_of
+from fildes.debug.access import is_operator
 from fildes.kernel import credentials, memfd
 from fildes.kernel.fds import Fd, Truncated, close_all, receive_with_fds, send_with_fds
 from fildes.kernel.loop import EPOLLIN, EPOLLOUT, EPOLLRDHUP, Loop, Task
 from fildes.wire.debug import MAX_DATAGRAM, MAX_FDS, MAX_INLINE, Answer, Ask, Failed, Note
 
 MAX_CONNECTIONS: Final = 64
+MAX_OF_ONE: Final = 8  # of them, for one that is no operator
 MAX_ASKS: Final = 16  # at once on a connection
 MAX_QUEUED: Final = 256  # messages to one that does not read
 
@@ -29,16 +30,20 @@ _decoder = msgspec.msgpack.Decoder(Ask)
 _encoder = msgspec.msgpack.Encoder()
 
 Handler = Callable[["Call"], Awaitable[tuple[Any, Sequence[Fd]]]]
+OwnerOf = Callable[[int], Awaitable[str | None]]  # uid → the owner that it stands for
 
 
 class Call:
-    """One question. The handler owns `fds`; what it leaves is closed. `on_gone`: the asker went away."""
+    """One question. The handler owns `fds`; what it leaves is closed. `on_gone`: the asker went away.
 
-    __slots__ = ("_connection", "_id", "body", "fds", "on_gone", "role")
+    `owner` is who asks; None: an operator.
+    """
 
-    def __init__(self, connection: Connection, ask: Ask, fds: list[Fd], role: str) -> None:
+    __slots__ = ("_connection", "_id", "body", "fds", "on_gone", "owner")
+
+    def __init__(self, connection: Connection, ask: Ask, fds: list[Fd], owner: str | None) -> None:
         self._connection, self._id = connection, ask.id
-        self.body, self.fds, self.role = ask.body, fds, role
+        self.body, self.fds, self.owner = ask.body, fds, owner
         self.on_gone: Callable[[], object] = lambda: None
 
     def read(self, kind: type[Any]) -> Any:
@@ -59,11 +64,13 @@ class Call:
 
 
 class Door:
-    """Owns `listener`. `verbs`: word → handler. Only uids with a role are let in."""
+    """Owns `listener`. `verbs`: word → handler. Only operators and owners are let in."""
 
-    def __init__(self, loop: Loop, listener: Fd, verbs: dict[str, Handler], operator: int, overflow: int) -> None:
+    def __init__(
+        self, loop: Loop, listener: Fd, verbs: dict[str, Handler], owner_of: OwnerOf, operator: int, overflow: int
+    ) -> None:
         self.loop, self.verbs = loop, verbs
-        self._listener, self._operator, self._overflow = listener, operator, overflow
+        self._listener, self._owner_of, self._operator, self._overflow = listener, owner_of, operator, overflow
         self._open: set[Connection] = set()
         os.set_blocking(listener.fileno(), False)
         loop.watch(listener.fileno(), EPOLLIN, self._accept)
@@ -79,14 +86,29 @@ class Door:
         fd = Fd(sock.detach())
         os.set_blocking(fd.fileno(), False)
         uid = credentials.of_peer(fd.fileno()).uid
-        role = role_of(uid, self._operator, self._overflow)
-        connection = Connection(self, fd, role or "")
+        connection = Connection(self, fd, uid)
         self._open.add(connection)
-        if role is None:
-            text = f"uid {uid} is no operator of this node: ask as root, or as the user who ran `fildes up`"
-            connection.refuse("not-allowed", text)
-        elif len(self._open) > MAX_CONNECTIONS:
-            connection.refuse("busy", f"{MAX_CONNECTIONS} operators are connected already; try again in a moment")
+        if len(self._open) > MAX_CONNECTIONS:
+            connection.refuse("busy", f"{MAX_CONNECTIONS} are connected already; try again in a moment")
+        elif is_operator(uid, self._operator, self._overflow):
+            connection.let_in(None)
+        elif sum(other.uid == uid for other in self._open) > MAX_OF_ONE:
+            connection.refuse("busy", f"{MAX_OF_ONE} connections of uid {uid} are open already; try again in a moment")
+        else:
+            self.loop.spawn(self._let_in_owner(connection))
+
+    async def _let_in_owner(self, connection: Connection) -> None:
+        try:
+            owner = await self._owner_of(connection.uid) if connection.uid != self._overflow else None
+        except Refused as refused:
+            connection.refuse("busy", f"it can't be looked up now who you are: {refused.text}; ask again")
+            return
+        if owner is not None:
+            connection.let_in(owner)
+            return
+        text = f"uid {connection.uid} is no operator of this node, and owns nothing on it"
+        remedy = "ask as root or as the user who ran `fildes up`, or have them say: fildes owner add NAME USER"
+        connection.refuse("not-allowed", f"{text}: {remedy}")
 
     def closed(self, connection: Connection) -> None:
         self._open.discard(connection)
@@ -99,16 +121,28 @@ class Door:
 
 
 class Connection:
-    def __init__(self, door: Door, fd: Fd, role: str) -> None:
-        self._door, self._fd, self._role = door, fd, role
+    """Nothing is read from it before `let_in`."""
+
+    def __init__(self, door: Door, fd: Fd, uid: int) -> None:
+        self._door, self._fd, self.uid = door, fd, uid
+        self._admitted = False
+        self._owner: str | None = None
         self._tasks: dict[int, tuple[Task[None], Call]] = {}
         self._outbox: deque[tuple[bytes, list[Fd]]] = deque()
         self._closing = False
-        self._events = EPOLLIN | EPOLLRDHUP
+        self._events = 0
         door.loop.watch(fd.fileno(), self._events, self._ready)
+
+    def let_in(self, owner: str | None) -> None:
+        """Answer it; `owner` None: an operator."""
+        self._admitted, self._owner = True, owner
+        if not self._fd.closed:
+            self._flush()
 
     def refuse(self, code: str, text: str) -> None:
         """Say why nothing will be answered here, and close."""
+        if self._fd.closed:
+            return
         self._closing = True
         self.send(Failed(0, code, text))
 
@@ -138,7 +172,7 @@ class Connection:
     def _ready(self, events: int) -> None:
         if events & EPOLLOUT:
             self._flush()
-        if events & ~EPOLLOUT and not self._fd.closed and not self._closing:
+        if events & ~EPOLLOUT and not self._fd.closed and self._admitted and not self._closing:
             self._receive()
         elif events & ~EPOLLOUT:
             self.close()
@@ -167,7 +201,7 @@ class Connection:
             received.close()
             self.send(Failed(ask.id, "busy", f"at most {MAX_ASKS} questions at once on a connection, each with its id"))
             return
-        call = Call(self, ask, received.fds, self._role)
+        call = Call(self, ask, received.fds, self._owner)
         self._tasks[ask.id] = (self._door.loop.spawn(self._answer(ask, call)), call)
 
     async def _answer(self, ask: Ask, call: Call) -> None:

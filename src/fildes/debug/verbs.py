@@ -14,6 +14,7 @@ from fildes.daemon.store import Store
 from fildes.debug.access import DEFAULT_OWNER
 from fildes.debug.door import Call, Handler
 from fildes.debug.explain import reasons
+from fildes.debug.storing import Storing
 from fildes.kernel import memfd, process
 from fildes.kernel.fds import Fd, close_all
 from fildes.wire import bus, catalogue, drivers, log, orchestrator
@@ -30,6 +31,11 @@ class OfService(msgspec.Struct, forbid_unknown_fields=True):
     service: str
 
 
+class AskRemove(msgspec.Struct, forbid_unknown_fields=True):
+    service: str
+    data: bool = False
+
+
 class AskPs(msgspec.Struct, forbid_unknown_fields=True):
     service: str = ""
     all: bool = False
@@ -41,6 +47,13 @@ class AskPublish(msgspec.Struct, forbid_unknown_fields=True):
     upgrade: bool = False
     lock: bool = False
     folder: str = ""
+
+
+class AskRun(msgspec.Struct, forbid_unknown_fields=True):
+    service: str
+    arguments: list[str]
+    release: str | None = None
+    terminal: str = ""
 
 
 class AskRollback(msgspec.Struct, forbid_unknown_fields=True):
@@ -67,10 +80,11 @@ class Verbs:
     def __init__(self, peer: Peer, store: Store) -> None:
         self._peer, self._store = peer, store
         self._tickets: dict[str, Call] = {}
+        self._storing = Storing(peer, self._owner)
         peer.on_event("debug.progress", Progress, lambda asked: self._progress(asked.body))
 
     def table(self) -> dict[str, Handler]:
-        return {
+        return self._storing.table() | {
             "ps": self.ps,
             "publish": self.publish,
             "repack": self.repack,
@@ -81,6 +95,7 @@ class Verbs:
             "releases": self.releases,
             "rollback": self.rollback,
             "stop": self.stop,
+            "run": self.run,
             "rm": self.rm,
             "secret-set": self.secret_set,
             "secret-list": self.secret_list,
@@ -149,18 +164,35 @@ class Verbs:
         return answer.body, ()
 
     async def rm(self, call: Call) -> Reply:
-        body: OfService = call.read(OfService)
-        answer = await self._peer.ask("catalogue.remove", catalogue.Remove(body.service), reply=catalogue.Removed)
-        return answer.body, ()
+        """With `data` what it kept goes too, of a service that was removed before as well."""
+        body: AskRemove = call.read(AskRemove)
+        owner = await self._owner(body.service)
+        removed = {"service": body.service, "releases": 0, "kept": 0}
+        try:
+            message = catalogue.Remove(body.service)
+            removed |= msgspec.to_builtins((await self._peer.ask("catalogue.remove", message)).body)
+        except Refused as refused:
+            if refused.code != "not-found" or not body.data:
+                raise
+            if not (await self._storing.kept(body.service, owner)):
+                raise
+        if body.data:
+            await self._storing.remove(body.service, owner)
+        else:
+            removed["kept"] = len(await self._storing.kept(body.service, owner))
+        return removed, ()
 
     # — what runs —
 
     async def ps(self, call: Call) -> Reply:
         body: AskPs = call.read(AskPs)
-        services = [msgspec.to_builtins(state) for state in await self._states(body.service)]
+        if body.all and call.owner is not None:
+            raise Refused("not-allowed", "the node's own processes are shown to operators; leave --all out")
+        infos = {info.service: info for info in await self._infos(call.owner)}
+        states = [state for state in await self._states(body.service) if call.owner is None or state.service in infos]
+        services = [msgspec.to_builtins(state) for state in states]
         if body.service and not services:
             raise Refused("not-found", f"there is no service {body.service!r}; those there are: fildes ps")
-        infos = {info.service: info for info in await self._infos()}
         pidfds: list[Fd] = []
         try:
             for service in services:
@@ -169,7 +201,7 @@ class Verbs:
                 if info is not None and foreign(info.abi):
                     service["state"], service["note"] = "foreign", sentence(info.service, info.abi)
                 del service["held"]
-                for running in service["instances"]:
+                for running in [*service["instances"], *service["commands"]]:
                     del running["held"]
                     running["pid"] = _pidfd(running["pid"], pidfds)
                 service["zygote"] = _pidfd(service["zygote"], pidfds)
@@ -184,8 +216,8 @@ class Verbs:
         reply: orchestrator.PsReply = _unseal(answer.fds, orchestrator.PsReply)
         return reply.services
 
-    async def _infos(self) -> list[catalogue.ServiceInfo]:
-        answer = await self._peer.ask("catalogue.services", catalogue.Services(), reply=catalogue.ServiceCount)
+    async def _infos(self, owner: str | None = None) -> list[catalogue.ServiceInfo]:
+        answer = await self._peer.ask("catalogue.services", catalogue.Services(owner), reply=catalogue.ServiceCount)
         infos: list[catalogue.ServiceInfo] = _unseal(answer.fds, list[catalogue.ServiceInfo])
         return infos
 
@@ -203,6 +235,15 @@ class Verbs:
         body: OfService = call.read(OfService)
         answer = await self._peer.ask(
             "orchestrator.stop", orchestrator.Stop(body.service), reply=orchestrator.Stopped, timeout=60.0
+        )
+        return answer.body, ()
+
+    async def run(self, call: Call) -> Reply:
+        """The answer comes when it was started; how it ends, the lease tells, whatever becomes of us."""
+        body: AskRun = call.read(AskRun)
+        message = orchestrator.Run(body.service, body.arguments, body.release, body.terminal)
+        answer = await self._peer.ask(
+            "orchestrator.run", message, call.take_fds(4), reply=orchestrator.Running, timeout=LONG
         )
         return answer.body, ()
 
@@ -226,6 +267,7 @@ class Verbs:
             raise Refused("not-found", f"there is no service {body.service!r}; those there are: fildes ps")
         (state,) = states
         running = [(f"instance {instance.id}", instance.pid, instance.held) for instance in state.instances]
+        running += [(f"command {command.id}", command.pid, command.held) for command in state.commands]
         if state.zygote is not None:
             running.append(("zygote", state.zygote, state.held))
         tables = await self._tables([pid for _, pid, _ in running if pid > 0])
@@ -286,7 +328,9 @@ class Verbs:
 
     async def policy(self, call: Call) -> Reply:
         body: AskPolicy = call.read(AskPolicy)
-        owner = body.owner or DEFAULT_OWNER
+        if call.owner is not None and (body.change or body.owner not in (None, call.owner)):
+            raise Refused("not-allowed", f"policies are for operators; yours is shown by: fildes policy {call.owner}")
+        owner = call.owner or body.owner or DEFAULT_OWNER
         answer = await self._peer.ask("catalogue.policy_get", catalogue.PolicyGet(owner), reply=catalogue.Policy)
         if not body.change:
             return answer.body, ()

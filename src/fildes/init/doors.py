@@ -52,15 +52,15 @@ def open_http(text: str) -> tuple[Fd, str]:
         return Fd(sock.detach()), shown
 
 
-def open_control(directory: int) -> Fd:
+def open_control(directory: int, *, for_all: bool) -> Fd:
     """The operators' socket in the state directory (borrowed), in place of one that a killed node left.
 
-    Made before the user namespace, so that the kernel attests the peer's uid as it is on the machine.
+    `for_all`: every user of the machine may connect, and the debug process looks at who it is. Made before the user namespace, so that the kernel attests the peer's uid as it is on the machine.
     """
     with contextlib.suppress(FileNotFoundError):
         os.unlink(CONTROL, dir_fd=directory)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as sock:
-        before = os.umask(0o177)
+        before = os.umask(0o111 if for_all else 0o177)
         try:
             sock.bind(control_path(directory))
         finally:

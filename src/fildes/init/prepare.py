@@ -42,7 +42,7 @@ def run(wanted: Wanted) -> NoReturn:
         uid_base = world.own_uids()
         if uid_base is not None:
             bytecode.refresh(_package())
-        addresses = _open_doors(wanted.http, fds)
+        addresses = _open_doors(wanted.http, fds, for_all=uid_base is not None)
         _open_directories(daemons, ground, uid_base, fds)
         _set_limits()
         cgroup = Boxes.make(cgroup_name(os.fstat(ground.directory.fileno())), [daemon.name for daemon in daemons]).name
@@ -100,12 +100,15 @@ def _become_keeper(ledger: Ledger, fds: dict[str, Fd], ready_fd: int | None) -> 
         tidy.kill_the_rest()
 
 
-def _open_doors(http: Sequence[str], fds: dict[str, Fd]) -> list[str]:
+def _open_doors(http: Sequence[str], fds: dict[str, Fd], *, for_all: bool) -> list[str]:
     addresses = []
     for number, text in enumerate(http):
         fds[f"http{number}"], address = doors.open_http(text)
         addresses.append(address)
-    fds["control"] = doors.open_control(fds["state"].fileno())
+    state = fds["state"].fileno()
+    if for_all:  # what is in it has modes of its own: only its names become reachable
+        os.fchmod(state, os.fstat(state).st_mode & 0o7777 | 0o111)
+    fds["control"] = doors.open_control(state, for_all=for_all)
     return addresses
 
 

@@ -63,7 +63,7 @@ class Node:
         self._own_state = state is None
         self.state = state or Path(tempfile.mkdtemp(prefix="fildes-test-"))
         self._arguments = [*(word for address in http for word in ("--http", address)), *arguments]
-        self._launcher = list(launcher)
+        self.launcher = list(launcher)
         self._environment = {**os.environ, **(environment or {}), "FILDES_STATE": str(self.state)}
         self._process: subprocess.Popen[bytes] | None = None
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
@@ -96,7 +96,7 @@ class Node:
         began = time.monotonic()
         try:
             self._process = subprocess.Popen(
-                [*self._launcher, "up", *self._arguments, "--ready-fd", str(writer)],
+                [*self.launcher, "up", *self._arguments, "--ready-fd", str(writer)],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=self._printed,
@@ -202,7 +202,7 @@ class Node:
     def fildes(self, *words: str, check: bool = True, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run `fildes WORDS…` against this node."""
         done = subprocess.run(
-            [*self._launcher, *words],
+            [*self.launcher, *words],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,

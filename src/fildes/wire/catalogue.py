@@ -248,6 +248,12 @@ class Packed(Struct, frozen=True, forbid_unknown_fields=True):
     size: int
 
 
+class FindRelease(Struct, frozen=True, forbid_unknown_fields=True):
+    """catalogue.release → Release: one that is stored, current or old. Asked by orchestrator only."""
+
+    release: str
+
+
 class Rollback(Struct, frozen=True, forbid_unknown_fields=True):
     """catalogue.rollback → Published. Without `release`: the newest one published before the current one.
     It is checked against today's policy and warmed first. `owner` None: an operator asks."""

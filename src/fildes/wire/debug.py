@@ -6,7 +6,7 @@ id. Several asks may be under way on one connection. When the CLI goes away, wha
 that is still possible: a publish is cancelled unless it is being switched to.
 
 Who asks is the peer's uid, attested by the kernel (SO_PEERCRED, unix(7)); messages name nobody. Operators are root
-and the user who ran `fildes up`.
+and the user who ran `fildes up`; owners are those whom an operator named with `fildes owner add` (debug/access.py).
 
 An answer larger than MAX_INLINE comes as a sealed memfd: `memfd` is true, and the body is in the last descriptor.
 Where processes are listed, `pidfds` in the body says how many descriptors are pidfds, the first ones, in the order in
@@ -35,11 +35,19 @@ VERBS: Final = {
     " + [pidfd…]",
     "releases": "{service} → wire.catalogue.ReleaseList",
     "rollback": "{service, release} → wire.catalogue.Published",
+    "run": "{service, arguments, release, terminal} + [lease, stdin, stdout, stderr] → wire.orchestrator.Running",
     "stop": "{service} → {instances}",
-    "rm": "{service} → {service, releases}",
+    "rm": "{service, data} → {service, releases, kept}",
+    "db-list": "{service} → {items: [{grant, kind, size}]}",
+    "db-backup": "{service, grant} + [file, to be written] → {size}",
+    "db-restore": "{service, grant} + [file, to be read] → {size}",
     "secret-set": "{service, name, owner} + [sealed memfd] → {}",
     "secret-list": "{service, owner} → {names}",
     "secret-rm": "{service, name, owner} → {}",
+    "whoami": "{} → {owner, operator}",
+    "owners": "{} → wire.catalogue.LoginList",
+    "owner-add": "{owner, uid} → {}",
+    "owner-rm": "{uid} → {}",
     "policy": "{owner, change} → wire.catalogue.Policy as it is afterwards",
     "explain": "{service} → {denials: [wire.bus.Denial]}",
     "plan": "{service} → {steps: [str]}",
