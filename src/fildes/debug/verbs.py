@@ -170,7 +170,8 @@ class Verbs:
         removed = {"service": body.service, "releases": 0, "kept": 0}
         try:
             message = catalogue.Remove(body.service)
-            removed |= msgspec.to_builtins((await self._peer.ask("catalogue.remove", message)).body)
+            answer = await self._peer.ask("catalogue.remove", message, reply=catalogue.Removed)
+            removed |= msgspec.to_builtins(answer.body)
         except Refused as refused:
             if refused.code != "not-found" or not body.data:
                 raise

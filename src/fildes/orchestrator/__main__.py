@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import partial
 
 import msgspec
@@ -14,8 +15,10 @@ from fildes.kernel import memfd
 from fildes.kernel.fds import Fd
 from fildes.kernel.loop import Loop, Promise
 from fildes.orchestrator.adoption import adopt
+from fildes.orchestrator.instances import Instance
 from fildes.orchestrator.plan import State
 from fildes.orchestrator.resources import Resources
+from fildes.orchestrator.running import Runs
 from fildes.orchestrator.supervised import Supervised
 from fildes.wire import orchestrator
 from fildes.wire.catalogue import Release, ReleaseDelta
@@ -31,6 +34,7 @@ def main(inheritance: Inheritance) -> None:
     peer.on("orchestrator.warm", orchestrator.Warm, daemon.warm)
     peer.on("orchestrator.conveyor", orchestrator.GetConveyor, daemon.conveyor)
     peer.on("orchestrator.stop", orchestrator.Stop, daemon.stop)
+    peer.on("orchestrator.run", orchestrator.Run, daemon.run)
     peer.on("orchestrator.ps", orchestrator.Ps, daemon.ps)
     peer.on("orchestrator.plan", orchestrator.Plan, daemon.plan)
     confine("orchestrator")
@@ -44,6 +48,7 @@ class Orchestrator:
         self._loop, self._peer, self._store, self._resources = loop, peer, store, resources
         self._releases: dict[str, Release] = {}
         self._supervised: dict[str, Supervised] = {}  # those that were ever wanted
+        self._runs = Runs(loop, peer, store, resources, lambda: self._releases, self._of)
         self._listed: Promise[None] = Promise(loop)
         self._began: Promise[None] = Promise(loop)
         self._catalogue = Subscription(
@@ -115,9 +120,14 @@ class Orchestrator:
         await self._began
         if not any(release.service == asked.body.service for release in self._releases.values()):
             raise Refused("not-found", f"no service {asked.body.service!r}; see: fildes ps")
+        self._runs.end(asked.body.service)
         concerned = [s for s in self._supervised.values() if s.release.service == asked.body.service]
         stopping = [self._loop.spawn(supervised.stop()) for supervised in concerned]  # all are told at once
         return orchestrator.Stopped(sum([await task for task in stopping]))
+
+    async def run(self, asked: Asked[orchestrator.Run]) -> orchestrator.Running:
+        await self._began
+        return await self._runs.run(asked)
 
     async def plan(self, asked: Asked[orchestrator.Plan]) -> orchestrator.PlanReply:
         await self._began
@@ -130,8 +140,13 @@ class Orchestrator:
         """The answer is a sealed memfd of PsReply: ten thousand services don't fit a datagram."""
         await self._began
         wanted = asked.body.service
+        commands = defaultdict(list)
+        for command in [
+            c for supervised in self._supervised.values() for c in supervised.commands
+        ] + self._runs.alone():
+            commands[command.service].append(_instance_state(command, command.zygote.held))
         states = [
-            self._state(release, self._supervised.get(release.id))
+            self._state(release, self._supervised.get(release.id), commands.get(release.service, []))
             for release in sorted(self._releases.values(), key=lambda release: release.service)
             if wanted in ("", release.service)
         ]
@@ -153,17 +168,12 @@ class Orchestrator:
             del self._supervised[supervised.release.id]
 
     @staticmethod
-    def _state(release: Release, supervised: Supervised | None) -> orchestrator.ServiceState:
+    def _state(
+        release: Release, supervised: Supervised | None, commands: list[orchestrator.InstanceState]
+    ) -> orchestrator.ServiceState:
         zygote = supervised.nursery.zygote if supervised is not None else None
         instances = [
-            orchestrator.InstanceState(
-                instance.name,
-                instance.pid,
-                instance.started,
-                int(instance.cgroup.usage().get("memory", 0)) if instance.cgroup is not None else None,
-                (zygote.held if zygote is not None else {}) | instance.held,
-                instance.timeline,
-            )
+            _instance_state(instance, zygote.held if zygote is not None else {})
             for instance in (supervised.crew if supervised is not None else ())
         ]
         return orchestrator.ServiceState(
@@ -180,4 +190,12 @@ class Orchestrator:
             starts=supervised.starts if supervised else 0,
             crashes=supervised.crashes if supervised else 0,
             note=supervised.note if supervised else "",
+            commands=commands,
         )
+
+
+def _instance_state(instance: Instance, zygotes: dict[str, str]) -> orchestrator.InstanceState:
+    memory = int(instance.cgroup.usage().get("memory", 0)) if instance.cgroup is not None else None
+    return orchestrator.InstanceState(
+        instance.name, instance.pid, instance.started, memory, zygotes | instance.held, instance.timeline
+    )

@@ -42,11 +42,12 @@ class Command(Instance):
     """One that was ordered; `ended` tells how it ended. Owns its lease, where it has one."""
 
     def __init__(
-        self, loop: Loop, store: Store, release: str, name: str, handle: Fd, zygote: Zygote, cgroup: Cgroup | None
+        self, loop: Loop, store: Store, release: Release, name: str, handle: Fd, zygote: Zygote, cgroup: Cgroup | None
     ) -> None:
-        super().__init__(loop, store, release, name, handle, zygote.pid, cgroup)
-        self._key = f"command.{release}.{name}"
-        self._zygote = zygote
+        super().__init__(loop, store, release.id, name, handle, zygote.pid, cgroup)
+        self._key = f"command.{release.id}.{name}"
+        self.service = release.service
+        self.zygote = zygote
         self._lease: Fd | None = None
         self.ended: Promise[wire.Ended] = Promise(loop)
 
@@ -80,7 +81,7 @@ class Command(Instance):
         if not self.ended.done:
             self.kill()
             if self.pid < 0:
-                self._zygote.kill()  # it never said who it is: it ends with all that its release runs
+                self.zygote.kill()  # it never said who it is: it ends with all that its release runs
 
     def _on_lease(self, _: int) -> None:
         if self._lease is None:
@@ -136,7 +137,7 @@ class Commands:
         lease: Fd | None = None,
     ) -> Command:
         """Have `zygote` run one; its exit words are to be told to `on_exit_word`. `streams` (borrowed) become its
-        0, 1 and 2; `lease` is taken over. Raises Refused; nothing is left then."""
+        0, 1 and 2; `lease` is borrowed too. Raises Refused; nothing is left then."""
         self._coming += 1
         try:
             _check(streams)
@@ -145,15 +146,13 @@ class Commands:
             words = {"arguments": list(arguments), "environment": dict(environment)}
             command = await self._order(zygote, words, streams)
         except BaseException as error:
-            if lease is not None:
-                lease.close()
             if isinstance(error, OSError):
                 raise Refused("warm", f"the command could not be started: {error}") from error
             raise
         finally:
             self._coming -= 1
         if lease is not None:
-            command.hang_on(lease)
+            command.hang_on(lease.dup())
         self._take_up(command)
         command.deposit()
         return command
@@ -173,7 +172,7 @@ class Commands:
         except BaseException:
             kit.close()
             raise
-        command = Command(self._loop, self._store, self._release.id, kit.instance, kit.ours, zygote, kit.cgroup)
+        command = Command(self._loop, self._store, self._release, kit.instance, kit.ours, zygote, kit.cgroup)
         command.held = kit.held | {fds_module.name(fd.fileno()): f"command: {name}" for name, fd in named.items()}
         close_all(kit.given)
         return command
@@ -234,7 +233,7 @@ class Commands:
             self._store.drop(deposit.key)
             return
         cgroup = self._resources.instance_cgroup(zygote.cgroup, name, self._release)
-        command = Command(self._loop, self._store, self._release.id, name, handle, zygote, cgroup)
+        command = Command(self._loop, self._store, self._release, name, handle, zygote, cgroup)
         command.held = json.loads(deposit.blob)
         command.adopt(pidfd[0])
         command.hang_on(lease)

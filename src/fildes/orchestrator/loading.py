@@ -15,6 +15,7 @@ from fildes.kernel import fds, memfd
 from fildes.kernel.cgroups import Cgroup
 from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Loop
+from fildes.orchestrator import scale
 from fildes.orchestrator.instances import held_as_blob
 from fildes.orchestrator.launch import keeps_files, load_profile, serve_profile
 from fildes.orchestrator.resources import Resources
@@ -30,6 +31,11 @@ def zygote_key(release: Release, zygote: Zygote) -> str:
     return f"zygote.{release.id}.{zygote.threads}"
 
 
+def loading_key(release: Release, alone: str = "") -> str:
+    """Where the pidfd of one lies that a successor can only end: it loads, or it is `alone`, for one command."""
+    return f"loading.{release.id}.{alone}" if alone else f"loading.{release.id}"
+
+
 async def load(
     loop: Loop,
     peer: Peer,
@@ -37,30 +43,37 @@ async def load(
     resources: Resources,
     release: Release,
     born: Callable[[Fd], object],
+    *,
+    alone: str = "",
 ) -> Zygote:
-    """A zygote that has loaded the program and can do nothing new any more.
+    """A zygote that has loaded the program and can do nothing new any more. One that is `alone`, beside the release's
+    own, has a cgroup of that name, and stays in the store under `loading_key`.
 
     `born` is shown its pidfd (borrowed) at once; while it loads the store has it too, so that a successor of ours can
     end it. Raises Refused with the tenant's error, and OSError; nothing is left then.
     """
     if foreign(release.abi):  # its byte code and its libraries are another interpreter's
         raise Refused("foreign", f"release {release.id} of {release.service}: {sentence(release.service, release.abi)}")
-    key = f"loading.{release.id}"
+    key = loading_key(release, alone)
+
+    kept = False
 
     def on_birth(pidfd: Fd) -> None:
         store.deposit(key, b"", [pidfd])
         born(pidfd)
 
     try:
-        zygote = await _loaded(loop, peer, resources, release, on_birth)
+        zygote = await _loaded(loop, peer, resources, release, on_birth, alone)
         try:
             await zygote.ratchet(keep_files=keeps_files(release))
         except BaseException:
             resources.end(zygote)
             raise
+        kept = bool(alone)
         return zygote
     finally:
-        store.drop(key)
+        if not kept:
+            store.drop(key)
 
 
 def deposit(store: Store, release: Release, zygote: Zygote) -> None:
@@ -68,7 +81,7 @@ def deposit(store: Store, release: Release, zygote: Zygote) -> None:
 
 
 async def _loaded(
-    loop: Loop, peer: Peer, resources: Resources, release: Release, born: Callable[[Fd], object]
+    loop: Loop, peer: Peer, resources: Resources, release: Release, born: Callable[[Fd], object], alone: str
 ) -> Zygote:
     began = time.monotonic()
     tree, packs = await resources.files_of(release)
@@ -79,7 +92,7 @@ async def _loaded(
         given["log"] = log_pipe
         given["serve"] = memfd.sealed("serve", resources.program(serve_profile(release)))
         given["null"] = Fd.open("/dev/null", os.O_RDWR)
-        cgroup = resources.cgroup_of(release)
+        cgroup = resources.cgroup_of(release, alone)
         largest = max(os.fstat(pack.fileno()).st_size for pack in packs)
         plan, program = resources.plan_of(release, tree, largest), resources.program(load_profile(release))
         launched = Launched(plan, program, log_pipe.fileno(), cgroup)
@@ -113,6 +126,8 @@ def _settings(release: Release) -> dict[str, Any]:
         "body": release.limits.body,
         "timeout": release.limits.timeout,
         "idle": INSTANCE_IDLE,
+        "stays": scale.stands(release),
+        "health": release.health,
         "paths": ["/app", "/deps"],
     }
 

@@ -12,6 +12,8 @@ from fildes.kernel.fds import Fd
 from fildes.kernel.loop import Loop, Timer
 from fildes.orchestrator import explain, launch, trees
 from fildes.orchestrator.children import ChildFailed, Exits, in_child
+from fildes.orchestrator.pace import Pace
+from fildes.orchestrator.wishes import Wishes
 from fildes.orchestrator.zygotes import Zygote
 from fildes.pack import base
 from fildes.sandbox import profile
@@ -42,6 +44,8 @@ class Resources:
         self._leaving: dict[str, Timer] = {}  # cgroups that the kernel did not let go of at once, by path
         self._base: Fd | None = None
         self.exits = Exits(loop)
+        self.pace = Pace(loop, max(1, len(os.sched_getaffinity(0)) // 2))
+        self.wishes = Wishes(os.path.join(self._trees, "wishes.json"), loop.on_error)
 
     # — files —
 
@@ -83,13 +87,14 @@ class Resources:
 
     # — cgroups —
 
-    def cgroup_of(self, release: Release) -> Cgroup | None:
+    def cgroup_of(self, release: Release, alone: str = "") -> Cgroup | None:
+        """That of the release; of a zygote that is `alone`, its own."""
         if self._cgroups is None:
             return None
         limits = cgroups.Limits(
             memory=release.limits.memory * ZYGOTE_SHARE, cpu=release.limits.cpu, tasks=release.limits.tasks
         )
-        cgroup = self._cgroups.child(f"release-{release.id}", limits)
+        cgroup = self._cgroups.child(f"release-{release.id}{alone and f'-{alone}'}", limits)
         # It may be another's that has just ended, of the same release (a rollback): it is this one's now.
         leaving = self._leaving.pop(cgroup.path, None)
         if leaving is not None:

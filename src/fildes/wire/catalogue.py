@@ -119,8 +119,9 @@ class Release(Struct, frozen=True, forbid_unknown_fields=True):
     health: str = ""
 
 
-class Route(Struct, frozen=True, forbid_unknown_fields=True):
-    """`prefix` is "/" (everything) or "/a/b": it matches that path and what lies below it, at whole segments."""
+class Route(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`prefix` is "/" (everything) or "/a/b": it matches that path and what lies below it, at whole segments.
+    `body`, `timeout` and `connections` are those of Limits, which the door keeps."""
 
     host: str
     prefix: str
@@ -128,6 +129,9 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True):
     release: str
     owner: str
     runtime: Runtime
+    body: int = 100 << 20
+    timeout: float = 60.0
+    connections: int = 4096
 
 
 class Rights(Struct, frozen=True, forbid_unknown_fields=True):

@@ -33,6 +33,23 @@ class Stopped(msgspec.Struct, forbid_unknown_fields=True):
     instances: int
 
 
+class Run(msgspec.Struct, forbid_unknown_fields=True):
+    """orchestrator.run + [lease, stdin, stdout, stderr] → Running: one command of a service; see wire/command.py.
+
+    `release`: another than the current one. `terminal`: its kind, of the streams that are one (TERM, terminfo(5)). The
+    answer comes when the command was started; how it ends, the lease tells."""
+
+    service: str
+    arguments: list[str]
+    release: str | None = None
+    terminal: str = ""
+
+
+class Running(msgspec.Struct, forbid_unknown_fields=True):
+    release: str
+    id: str
+
+
 class InstanceState(msgspec.Struct, forbid_unknown_fields=True):
     id: str
     pid: int  # in the orchestrator's PID namespace; −1 until the kernel has attested it
@@ -56,6 +73,7 @@ class ServiceState(msgspec.Struct, forbid_unknown_fields=True):
     starts: int
     crashes: int
     note: str  # why it is as it is, when that isn't plain: a crash loop, threads at load, the last exit
+    commands: list[InstanceState] = []  # `fildes run`, of this release and of others of the service
 
 
 class Ps(msgspec.Struct, forbid_unknown_fields=True):
