@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections import deque
+from collections.abc import Callable
 from select import EPOLLEXCLUSIVE, EPOLLIN
 from typing import Any
 
@@ -25,7 +26,7 @@ _CONTROL = socket.CMSG_SPACE(4 * conveyor.MAX_CONNECTIONS)
 class Belt:
     """`serving` is the loop that it feeds, in coroutines or in threads; `make` is that loop's kind of Connection."""
 
-    def __init__(self, serving: Any, make: type[Connection] = Connection) -> None:
+    def __init__(self, serving: Any, make: Callable[..., Any] = Connection) -> None:
         self.serving = serving
         self.make = make
         self.room = bytearray(conveyor.MAX_DATAGRAM)  # made in the zygote, and shared until it is written to

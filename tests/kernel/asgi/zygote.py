@@ -24,11 +24,14 @@ def main() -> None:
     ring = {NR[name]: (seccomp.Clause(seccomp.return_errno(38)),) for name in NR if name.startswith("io_uring")}
     seccomp.install(seccomp.assemble(ring, seccomp.RET_ALLOW))
 
-    from fildes.runtime import asgi
+    import importlib
+
     from fildes.runtime.kit import Kit
 
+    runtime = importlib.import_module(f"fildes.runtime.{settings.get('runtime', 'asgi')}")
+
     serve_filter = _serve_filter() if settings["filter"] else b""
-    program = asgi.load(settings)
+    program = runtime.load(settings)
     threads = len(os.listdir("/proc/self/task"))
     print(f"loaded {threads}", flush=True)
     null = os.open("/dev/null", os.O_RDONLY)
@@ -50,7 +53,7 @@ def main() -> None:
                 if other != handle:
                     os.close(other)
             kit = Kit(conveyor=conveyor, handle=handle, channel=-1, settings=settings)
-            status = asgi.serve(program, kit, lambda: serve_filter and seccomp.install(serve_filter))
+            status = runtime.serve(program, kit, lambda: serve_filter and seccomp.install(serve_filter))
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
         except BaseException:

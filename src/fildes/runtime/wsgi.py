@@ -1,0 +1,69 @@
+"""The WSGI runtime: `load` in the zygote, `serve` in each instance that is forked from it.
+
+load(settings) -> Serving          imports the program; no thread and no descriptor is left by that
+serve(serving, kit, lock) -> int   locks, starts its threads, answers until the end
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import importlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fildes.runtime.date import Dater
+from fildes.runtime.kit import Kit
+from fildes.runtime.program import find
+from fildes.runtime.wsgi_loop import Program, Serving
+from fildes.runtime.wsgi_warm import warm
+
+# What programs import in their first request otherwise, when there are no files any more.
+LATER = ("encodings.idna", "mimetypes", "traceback", "linecache", "concurrent.futures.thread")
+SWITCH = 0.001  # s that a thread may compute while others wait: the leader should not be one of them for long
+
+
+def load(settings: dict[str, Any]) -> Serving:
+    """Import the program and everything that it may need later. Raises CannotLoad, or what its own import raises."""
+    prepare()
+    return settle(find(settings["entry"], settings.get("paths") or ()), settings)
+
+
+def prepare() -> None:
+    for name in LATER:
+        importlib.import_module(name)
+    importlib.import_module("mimetypes").init()
+    warm()
+
+
+def settle(program: Program, settings: dict[str, Any]) -> Serving:
+    """The last of loading."""
+    serving = Serving(program, settings)
+    # Whatever the program set: a client that hangs up is an error of write(2), not our end.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()
+    return serving
+
+
+def serve(serving: Serving, kit: Kit, lock: Callable[[], object]) -> int:
+    """Answer what comes in over `kit.conveyor` until the instance is told to end, or idle. The exit status."""
+    lock()
+    sys.setswitchinterval(SWITCH)
+    if kit.of_kind("clock"):
+        serving.dater = Dater(serving.time, time.time)
+    serving.begin(kit.conveyor, kit.handle)
+    with contextlib.suppress(OSError):
+        os.write(kit.handle, b"R")  # a publish waits for this word
+    serving.crew.run()
+    if serving.why == "idle":
+        with contextlib.suppress(OSError):
+            os.write(kit.handle, b"I")
+    # As at the end of any Python program; the process ends by _exit(2), which would leave it out.
+    atexit._run_exitfuncs()
+    return 0
