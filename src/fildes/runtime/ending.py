@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Future, Task, TimerHandle, all_tasks
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ class Ending:
     def __init__(self, serving: Keeping, idle: float) -> None:
         self.serving = serving
         self.idle = idle  # s
+        self.on_idle: Callable[[], object] | None = None  # instead of ending then
         self.draining = False
         self.why = ""
         self.over: Future[None] | None = None
@@ -73,7 +75,8 @@ class Ending:
         if self.draining:
             self._end()
             return
-        self._since = self.serving.time()
+        serving = self.serving
+        self._since = serving.now if serving.round else serving.time()
         if self._timer is None:
             self._timer = self.serving.loop.call_later(self.idle, self._on_quiet)
 
@@ -84,5 +87,7 @@ class Ending:
         left = self._since + self.idle - self.serving.time()
         if left > 0.001:
             self._timer = self.serving.loop.call_later(left, self._on_quiet)
+        elif self.on_idle is not None:
+            self.on_idle()
         else:
             self.drain("idle")

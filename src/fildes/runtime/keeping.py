@@ -63,6 +63,7 @@ class Keeping:
         self.sockets = 0  # open WebSockets
         self.debts = Debts(self, int(settings.get("owed") or OWED))
         self.now = 0.0  # on the loop's clock, when this round began; asking for it is a call to the kernel
+        self.round = False  # within a round of events: `now` is right, and more answers may follow
         self.posts: list[tuple[Connection, bytes, bool, Sized | Chunked | None]] = []
         self._unsettled: list[Unsettled] = []
         self._settling = False
@@ -151,7 +152,7 @@ class Keeping:
         A write to a client that sleeps wakes it up, which costs more than the write: one after the other, each client
         would fall asleep again while we think about the next one's answer.
         """
-        if self._settling and len(data) <= POST_SIZE and self.debts.owed <= self.debts.limit:
+        if (self.round or self._settling) and len(data) <= POST_SIZE and self.debts.owed <= self.debts.limit:
             self.posts.append((connection, data, keep, reader))
             if len(self.posts) >= POSTS:
                 self.dispatch()

@@ -12,7 +12,9 @@ closed in its first round is never registered anywhere.
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from asyncio import AbstractEventLoop, Future, Task
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -23,16 +25,24 @@ from fildes.runtime.connection import Connection
 from fildes.runtime.date import Dater
 from fildes.runtime.ends import Waiting
 from fildes.runtime.exchange import ASGI, BODY_PATIENCE, Exchange
+from fildes.runtime.fullness import Fullness
 from fildes.runtime.keeping import Keeping
 from fildes.runtime.places import Places
 from fildes.runtime.tending import make_room
 from fildes.runtime.websocket import WebSocket
+from fildes.wire.conveyor import FORWARDED
 from fildes.wire.http import Bad, Fields, Head, Incomplete, Line, parse
+from fildes.wire.http_fields import believed
 
 ROUNDS = 4  # of the nested epoll, before other things in the loop get their turn
-EVENTS = 128
+EVENTS = 128  # in all of them: what is ready is begun at once
 
 Program = Callable[..., Awaitable[Any]]
+
+# From 3.12 on a task can take its first steps at once: most requests are answered in them.
+_begin: Any = Task
+if sys.version_info >= (3, 12):
+    _begin = functools.partial(Task, eager_start=True)
 
 
 class Serving(Keeping):
@@ -59,6 +69,7 @@ class Serving(Keeping):
         self._handle = handle
         self.epoll.register(handle, EPOLLIN)
         self.belt.open(conveyor)
+        self.belt.fullness = Fullness(handle, self.loop.call_later)
         self.belt.take(True)
         self.belt.receive()  # what this instance was started for is there already
         self.settle_soon()
@@ -79,10 +90,13 @@ class Serving(Keeping):
     def _on_epoll(self) -> None:
         connections = self.connections
         poll, read = self.epoll.poll, os.read
+        self.now = self.time()
+        self.round = True
+        left = EVENTS
         for _ in range(ROUNDS):
-            events = poll(0, EVENTS)
-            if not events:
+            if not left or not (events := poll(0, left)):
                 break
+            left -= len(events)
             others = 0
             for fd, mask in events:
                 connection = connections.get(fd)
@@ -106,6 +120,9 @@ class Serving(Keeping):
             if others:
                 # Last, so that a number closed above is not taken for a new connection's.
                 self._on_others(events)
+            if self.posts:
+                self.dispatch()
+        self.round = False
         self.settle_soon()
 
     def _on_event(self, connection: Connection, mask: int) -> None:
@@ -128,6 +145,8 @@ class Serving(Keeping):
             order = os.read(self._handle, 64)
             if order == b"D":
                 self.ending.drain("drain")
+            elif order == b"?" and self.belt.fullness is not None:
+                self.belt.fullness.say()
             elif not order:
                 # Its other end is kept for the orchestrator when that dies: nobody is there any more.
                 self.epoll.unregister(self._handle)
@@ -149,6 +168,8 @@ class Serving(Keeping):
             return
         line = head.line
         fields = head.fields
+        if fields.forwarded and connection.flags & FORWARDED:
+            fields = believed(fields)
         root = self._whole.get(fields.host)
         if root is None:
             root = self.places.root(fields.host, line.path)
@@ -171,8 +192,7 @@ class Serving(Keeping):
         exchange = Exchange(self, connection, line, fields)
         connection.owner = exchange
         self.running += 1
-        self._unsettled.append(exchange)
-        exchange.task = Task(
+        task = _begin(
             exchange.run(
                 {
                     "type": "http",
@@ -192,6 +212,9 @@ class Serving(Keeping):
             ),
             loop=self.loop,
         )
+        if not task.done():
+            exchange.task = task
+            self._unsettled.append(exchange)
 
     def _start_websocket(self, connection: Connection, line: Line, fields: Fields, root: str) -> None:
         socket = WebSocket(self, connection, fields)
@@ -200,9 +223,10 @@ class Serving(Keeping):
             self.refuse(connection, Bad(400, "The WebSocket handshake lacks its version 13 or its key."))
             return
         self.running += 1
-        self._unsettled.append(socket)
-        scope = socket.scope(line, fields, root)
-        socket.task = Task(socket.run(scope), loop=self.loop)
+        task = _begin(socket.run(socket.scope(line, fields, root)), loop=self.loop)
+        if not task.done():
+            socket.task = task
+            self._unsettled.append(socket)
 
     def _no_request(self, connection: Connection, data: bytes, why: Bad | Incomplete) -> None:
         if isinstance(why, Bad):
@@ -227,10 +251,14 @@ class Serving(Keeping):
         if not self.running and not self.connections:
             self.ending.quieten()
         if self.running == self.limit - 1:
-            while self._queue and self.running < self.limit:
-                connection = self._queue.popleft()
-                if connection.fd >= 0:
-                    connection.owner = None
-                    self.next_request(connection, connection.buffer)
-            self.take_again()
-            self.settle_soon()
+            # Not here: the next program may take its first steps at once, and end, and so on.
+            self.loop.call_soon(self._next_turns)
+
+    def _next_turns(self) -> None:
+        while self._queue and self.running < self.limit:
+            connection = self._queue.popleft()
+            if connection.fd >= 0:
+                connection.owner = None
+                self.next_request(connection, connection.buffer)
+        self.take_again()
+        self.settle_soon()
