@@ -1,4 +1,4 @@
-"""`fildes rm NAME`: the service, its releases, hosts, secrets and log are gone."""
+"""`fildes rm NAME`: the service, its releases, hosts, secrets and log are gone; with --data what it kept, too."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ HELP = "remove a service with all its releases: fildes rm guestbook"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="NAME")
+    parser.add_argument("--data", action="store_true", help="what it keeps too: databases, trees; for good")
     parser.add_argument("--json", action="store_true")
 
 
 def run(args: argparse.Namespace) -> int:
     with Client(state_of(args)) as node:
-        value, _ = node.ask("rm", {"service": args.service})
+        value, _ = node.ask("rm", {"service": args.service, "data": args.data})
     if args.json:
         _render.print_json(value)
     else:
-        print(f"{value['service']}: removed, with {value['releases']} releases")
+        print(
+            f"{value['service']}: removed, with {value['releases']} releases" + (" and its data" if args.data else "")
+        )
+        if value["kept"]:
+            print(f"what it kept is still there, for the next of that name; for good: fildes rm {args.service} --data")
     return 0

@@ -18,7 +18,7 @@ from fildes.capabilities.kind import Kind
 QUOTA: Final = 1 << 30  # bytes, where the manifest says nothing
 LEAST: Final = 1 << 20
 MOST: Final = 1 << 44
-# The files of a database, in the order of their descriptors, as SQLite names them behind the path (sqlite.org/tempfiles).
+# The files of a database, in the order of their descriptors; SQLite names them so (sqlite.org/tempfiles).
 SUFFIXES: Final = ("", "-journal", "-wal", "-shm")
 
 
@@ -35,7 +35,7 @@ def quota_of(options: Mapping[str, Any]) -> int:
 
 
 def writable(options: Mapping[str, Any]) -> bool:
-    return options.get("mode", "ro" if "of" in options else "rw") == "rw"
+    return bool(options.get("mode", "ro" if "of" in options else "rw") == "rw")
 
 
 def source_of(name: str, service: str, options: Mapping[str, Any]) -> tuple[str, str]:
@@ -61,7 +61,7 @@ def _wrong(options: Mapping[str, Any]) -> list[str]:
         if len(names) > 2 or not all(name.replace("-", "").replace("_", "").isalnum() for name in names):
             found.append("the option 'of' must be a service, or SERVICE/GRANT where the grant there has another name")
         if mode == "rw":
-            found.append('the option \'mode\' can\'t be "rw" with \'of\': the service itself writes its database')
+            found.append("the option 'mode' can't be \"rw\" with 'of': the service itself writes its database")
         if quota is not None:
             found.append("the option 'quota' has no meaning with 'of': say it where the database is written")
     return found

@@ -51,26 +51,31 @@ class Storage:
             with self._shelves.open(grant.owner, service, name) as directory:
                 return Opened(grant.kind), open_database(directory.fileno(), writable=writable)
         except FileNotFoundError as error:
-            text = f"{service} has no database {name!r} yet: publish it and have it write first, or correct the line `of`"
+            text = (
+                f"{service} has no database {name!r} yet: publish it and have it write first, or correct the line `of`"
+            )
             raise Refused("not-found", text) from error
 
     # — for operators —
 
-    async def list(self, asked: Asked[wire.List]) -> wire.Listed:
-        found = self._shelves.list(asked.body.owner, asked.body.service)
+    async def look(self, asked: Asked[wire.List]) -> wire.Listed:
+        found = self._shelves.look(asked.body.owner, asked.body.service)
         return wire.Listed([wire.Item(*shelf) for shelf in found])
 
     async def backup(self, asked: Asked[wire.Backup]) -> wire.Copied:
         [into] = asked.fds
         fds = self._database(asked.body)
+        what = f"{asked.body.grant} of {asked.body.service}"
         try:
             if not os.fstat(fds[0].fileno()).st_size and not os.fstat(fds[2].fileno()).st_size:
-                raise Refused("not-found", f"nothing was written into {asked.body.grant} of {asked.body.service} yet")
+                raise Refused("not-found", f"nothing was written into {what} yet")
             files = worker.database(worker.HERE, fds, writable=True) | {worker.OTHER: (into.fileno(), True)}
             await worker.run(self._loop, self._program, files, worker.backup)
             return wire.Copied(os.fstat(into.fileno()).st_size)
         except worker.Failed as failed:
-            raise Refused("state", f"{asked.body.grant} of {asked.body.service} could not be copied: {failed}") from failed
+            raise Refused(
+                "state", f"{asked.body.grant} of {asked.body.service} could not be copied: {failed}"
+            ) from failed
         finally:
             close_all(fds)
 
@@ -102,7 +107,7 @@ class Storage:
             with self._shelves.open(of.owner, of.service, of.grant) as directory:
                 return open_database(directory.fileno(), writable=True)
         except FileNotFoundError as error:
-            there = ", ".join(shelf.grant for shelf in self._shelves.list(of.owner, of.service)) or "none"
+            there = ", ".join(shelf.grant for shelf in self._shelves.look(of.owner, of.service)) or "none"
             text = f"{of.service} has no database under the grant {of.grant!r}; those there are: {there}"
             raise Refused("not-found", text) from error
 
@@ -133,7 +138,7 @@ def main(inheritance: Inheritance) -> None:
     storage = Storage(loop, Shelves(inheritance.fds["data"]), program)
     peer = Peer(loop, inheritance.channel)
     peer.on("storage.open", Open, _guarded(storage.open))
-    peer.on("storage.list", wire.List, _guarded(storage.list))
+    peer.on("storage.list", wire.List, _guarded(storage.look))
     peer.on("storage.backup", wire.Backup, _guarded(storage.backup, 1))
     peer.on("storage.restore", wire.Restore, _guarded(storage.restore, 1))
     peer.on("storage.remove", wire.Remove, _guarded(storage.remove))

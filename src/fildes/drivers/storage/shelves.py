@@ -52,7 +52,7 @@ class Shelves:
         with contextlib.suppress(FileNotFoundError):
             return self.open(owner, service, grant)
         if self._count(owner) >= MOST:
-            raise Full(f"{owner} has {MOST} databases and trees already; remove what is not needed: fildes rm NAME --data")
+            raise Full(f"{owner} has {MOST} databases and trees; remove one: fildes rm NAME --data")
         above = Fd.open(".", _OPEN, dir_fd=self._directory.fileno())
         for name in (owner, service, grant):
             with above:
@@ -63,7 +63,7 @@ class Shelves:
             above = below
         return above
 
-    def list(self, owner: str, service: str) -> list[Shelf]:
+    def look(self, owner: str, service: str) -> list[Shelf]:
         """By name; nothing where there is no such service."""
         found = []
         for grant in self._names(_checked(owner), _checked(service)):

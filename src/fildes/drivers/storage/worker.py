@@ -1,8 +1,8 @@
 """Reading what programs wrote into their databases: in a child that holds nothing but those files.
 
-A database is input of a tenant's making, and SQLite is large. So whoever parses one here is confined as an instance is:
-the serve filter over descriptors that it was given, found by their paths by way of the trap. Taken over, it can spoil the
-two files that it has, and nothing else.
+A database is input of a tenant's making, and SQLite is large. So whoever parses one here is confined as an instance
+is: the serve filter over descriptors that it was given, found by their paths by way of the trap. Taken over, it can
+spoil the two files that it has, and nothing else.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def check() -> None:
 
 
 def restore() -> None:
-    """The database HERE becomes the file OTHER, in one transaction of SQLite's: killed at any time, it is one or the other.
+    """The database HERE becomes the file OTHER, in one transaction of SQLite's: killed at any time, it is either.
 
     Who has it open sees the change. What can't be opened as a database is thrown away first.
     """

@@ -1,0 +1,80 @@
+"""The operator's verbs about what programs keep: databases are listed, copied while they are in use, and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from fildes.daemon.peer import Peer, Refused
+from fildes.debug.door import Call, Handler
+from fildes.kernel.fds import Fd
+from fildes.wire import orchestrator, storage
+
+LONG: float = 1800.0  # seconds: a database may be large
+
+Reply = tuple[Any, Sequence[Fd]]
+
+
+class AskDatabases(msgspec.Struct, forbid_unknown_fields=True):
+    service: str
+
+
+class AskDatabase(msgspec.Struct, forbid_unknown_fields=True):
+    service: str
+    grant: str
+
+
+class Storing:
+    """`owner_of(service)`: whose it is, or would be."""
+
+    def __init__(self, peer: Peer, owner_of: Callable[[str], Awaitable[str]]) -> None:
+        self._peer, self._owner_of = peer, owner_of
+
+    def table(self) -> dict[str, Handler]:
+        return {"db-list": self.look, "db-backup": self.backup, "db-restore": self.restore}
+
+    async def look(self, call: Call) -> Reply:
+        body: AskDatabases = call.read(AskDatabases)
+        message = storage.List(await self._whose(call, body.service), body.service)
+        answer = await self._peer.ask("storage.list", message, reply=storage.Listed)
+        return answer.body, ()
+
+    async def backup(self, call: Call) -> Reply:
+        body: AskDatabase = call.read(AskDatabase)
+        message = storage.Backup(await self._whose(call, body.service), body.service, body.grant)
+        fds = call.take_fds(1)
+        answer = await self._peer.ask("storage.backup", message, fds, reply=storage.Copied, timeout=LONG)
+        return answer.body, ()
+
+    async def restore(self, call: Call) -> Reply:
+        """The service's instances end first: what they remember of the database is no longer true."""
+        body: AskDatabase = call.read(AskDatabase)
+        message = storage.Restore(await self._whose(call, body.service), body.service, body.grant)
+        fds = call.take_fds(1)
+        await self._stop(body.service)
+        answer = await self._peer.ask("storage.restore", message, fds, reply=storage.Copied, timeout=LONG)
+        return answer.body, ()
+
+    async def kept(self, service: str, owner: str) -> list[storage.Item]:
+        answer = await self._peer.ask("storage.list", storage.List(owner, service), reply=storage.Listed)
+        return answer.body.items
+
+    async def remove(self, service: str, owner: str) -> int:
+        """All that it kept, for good; how many grants that were."""
+        answer = await self._peer.ask("storage.remove", storage.Remove(owner, service), reply=storage.Removed)
+        return answer.body.grants
+
+    async def _stop(self, service: str) -> None:
+        try:
+            await self._peer.ask(
+                "orchestrator.stop", orchestrator.Stop(service), reply=orchestrator.Stopped, timeout=60.0
+            )
+        except Refused as refused:
+            if refused.code != "not-found":  # its database may outlive a service
+                raise
+
+    async def _whose(self, call: Call, service: str) -> str:
+        owner: str | None = getattr(call, "owner", None)  # who asks, where that is no operator
+        return owner if owner is not None else await self._owner_of(service)
