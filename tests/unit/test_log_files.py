@@ -182,3 +182,19 @@ def test_more_services_than_files_are_kept_open(files: Files, tmp_path: Path) ->
 def test_no_byte_of_a_line_steers_a_terminal() -> None:
     said = stamped("\x1b[2J \x9b2J \x85 Ç é \u0080".encode() + b" \xff\r\n", b"> ")
     assert said == "> ?[2J ?2J ? Ç é ? ".encode() + b"\xff\n"
+
+
+def test_a_bound_is_of_one_service_and_holds_at_once(files: Files, tmp_path: Path) -> None:
+    def size(service: str) -> int:
+        return sum(path.stat().st_size for path in tmp_path.glob(f"{service}.*"))
+
+    for _ in range(100):
+        files.append("small", b"x" * 99 + b"\n")
+        files.append("other", b"x" * 99 + b"\n")
+    files.bound("small", 1500)
+    files.bound("large", 60_000)
+    assert size("small") <= 1500 < size("other")
+    for _ in range(1000):
+        files.append("small", b"x" * 99 + b"\n")
+        files.append("large", b"x" * 99 + b"\n")
+    assert size("small") <= 3 * 4096 and 50_000 < size("large") <= 60_000

@@ -55,7 +55,8 @@ def open_http(text: str) -> tuple[Fd, str]:
 def open_control(directory: int, *, for_all: bool) -> Fd:
     """The operators' socket in the state directory (borrowed), in place of one that a killed node left.
 
-    `for_all`: every user of the machine may connect, and the debug process looks at who it is. Made before the user namespace, so that the kernel attests the peer's uid as it is on the machine.
+    `for_all`: every user of the machine may connect, and the debug process looks at who it is. Made before the user
+    namespace, so that the kernel attests the peer's uid as it is on the machine.
     """
     with contextlib.suppress(FileNotFoundError):
         os.unlink(CONTROL, dir_fd=directory)

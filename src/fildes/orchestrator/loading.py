@@ -88,7 +88,7 @@ async def _loaded(
     given = dict(zip(("base", "release"), packs, strict=True))
     cgroup: Cgroup | None = None
     try:
-        [log_pipe] = (await peer.ask("log.open", log.Open(release.service, release.id))).fds
+        [log_pipe] = (await peer.ask("log.open", log.Open(release.service, release.id, release.limits.log))).fds
         given["log"] = log_pipe
         given["serve"] = memfd.sealed("serve", resources.program(serve_profile(release)))
         given["null"] = Fd.open("/dev/null", os.O_RDWR)
@@ -126,7 +126,7 @@ def _settings(release: Release) -> dict[str, Any]:
         "body": release.limits.body,
         "timeout": release.limits.timeout,
         "idle": INSTANCE_IDLE,
-        "stays": scale.stands(release),
+        "stays": scale.stands(release.runtime, release.limits.spares),
         "health": release.health,
         "paths": ["/app", "/deps"],
     }
@@ -134,7 +134,7 @@ def _settings(release: Release) -> dict[str, Any]:
 
 def _grant(grant: Grant) -> dict[str, Any]:
     """What a program's runtime needs to know about a grant."""
-    told = {"name": grant.name, "kind": grant.kind, "to": grant.to}
+    told: dict[str, Any] = {"name": grant.name, "kind": grant.kind, "to": grant.to}
     if grant.kind == "sqlite":
         told |= {"path": sqlite.path_of(grant.name, grant.options), "writable": sqlite.writable(grant.options)}
     return told

@@ -12,8 +12,11 @@ import msgspec
 
 
 class Open(msgspec.Struct, forbid_unknown_fields=True):
+    """`size`: bytes of the service's log that are kept; 0: as many as usual."""
+
     service: str
     release: str
+    size: int = 0
 
 
 class Append(msgspec.Struct, forbid_unknown_fields=True):

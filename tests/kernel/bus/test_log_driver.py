@@ -236,3 +236,15 @@ def test_a_thousand_pipes_and_readers_leave_no_descriptor_behind(log: LogStage) 
     log.stage.until(lambda: len(log.driver.deposits) == 0, "all pipes to go")
     # Three files stay open for writing.
     log.stage.until(lambda: log.driver.open_fds() <= before + 3, "the count of descriptors to be what it was")
+
+
+def test_the_bound_of_a_service_outlives_the_driver(log: LogStage, tmp_path: Path) -> None:
+    (pipe,) = log.stage.run(log.peer.ask("log.open", wire.Open("shop", "r1", 30_000))).fds
+    log.driver.kill()
+    log.driver.start()
+    with pipe:
+        for number in range(1000):
+            os.write(pipe.fileno(), b"%d %s\n" % (number, b"x" * 90))
+    log.has("shop", 50)
+    log.stage.until(lambda: "999 " in log.read()[-1], "the last line")
+    assert sum(path.stat().st_size for path in tmp_path.glob("shop.*")) <= 30_000

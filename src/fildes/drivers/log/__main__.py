@@ -29,10 +29,11 @@ _MOST_LINES: Final = 1_000_000
 
 
 class _Pipe(msgspec.Struct, array_like=True):
-    """Beside a program's pipe in the store: whose it is."""
+    """Beside a program's pipe in the store: whose it is, and the bound of its log in bytes (0: the usual one)."""
 
     service: str
     release: str
+    size: int = 0
 
 
 class _Following(msgspec.Struct, array_like=True):
@@ -57,11 +58,13 @@ class Log:
     # — what is asked —
 
     async def open(self, asked: Asked[wire.Open]) -> tuple[Empty, list[Fd]]:
-        service, release = asked.body.service, asked.body.release
+        service, release, size = asked.body.service, asked.body.release, asked.body.size
         self._check(service)
         reader, writer = open_log()
         key = self._key("pipe")
-        self._store.deposit(key, msgspec.msgpack.encode(_Pipe(service, release)), [reader])
+        self._store.deposit(key, msgspec.msgpack.encode(_Pipe(service, release, size)), [reader])
+        if size:
+            self._files.bound(service, size)
         self._listen(key, service, release, reader)
         return Empty(), [writer]
 
@@ -100,6 +103,8 @@ class Log:
             self._last = max(self._last, int(key.rpartition(".")[2]))
             if key.startswith("pipe."):
                 mine = msgspec.msgpack.decode(blob, type=_Pipe)
+                if mine.size:
+                    self._files.bound(mine.service, mine.size)
                 self._listen(key, mine.service, mine.release, Fd(fds[0].take()))
             else:
                 at = msgspec.msgpack.decode(blob, type=_Following)

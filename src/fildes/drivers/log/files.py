@@ -18,6 +18,7 @@ from fildes.kernel.fds import Fd
 
 _OPEN: Final = 64  # files kept open for writing
 _BLOCK: Final = 65536
+_LEAST: Final = 4096  # bytes of a segment
 _NAME: Final = re.compile(r"(.+)\.([0-9]{1,18})")
 
 
@@ -30,7 +31,9 @@ class Files:
     """Owns `directory`. Names that no service has raise ValueError; what the disk refuses raises OSError."""
 
     def __init__(self, directory: Fd, segments: int = 4, size: int = 1 << 20) -> None:
-        self._directory, self._count, self._size = directory, max(2, segments), size
+        """`size`: bytes of a segment, of services that were given no bound of their own."""
+        self._directory, self._count, self._usual = directory, max(2, segments), size
+        self._sizes: dict[str, int] = {}
         self._segments: dict[str, list[int]] = {}
         self._writing: OrderedDict[str, tuple[Fd, int]] = OrderedDict()  # with bytes written, oldest use first
         for entry in os.listdir(directory.fileno()):
@@ -43,10 +46,18 @@ class Files:
     def services(self) -> list[str]:
         return sorted(self._segments)
 
+    def bound(self, service: str, size: int) -> None:
+        """Keep `size` bytes of it at the most from now on; what is older and more goes."""
+        self._sizes[service] = max(_LEAST, size // self._count)
+        numbers = self._segments.get(service, [])
+        while len(numbers) > 1 and sum(self._length(service, number) for number in numbers) > size:
+            self._unlink(service, numbers.pop(0))
+
     def append(self, service: str, data: bytes) -> None:
         """Write whole lines. What did not fit on the disk is cut off again."""
-        while len(data) > self._size:
-            cut = data.rfind(b"\n", 0, self._size) + 1 or data.find(b"\n") + 1 or len(data)
+        most = self._size(service)
+        while len(data) > most:
+            cut = data.rfind(b"\n", 0, most) + 1 or data.find(b"\n") + 1 or len(data)
             self._append(service, data[:cut])
             data = data[cut:]
         if data:
@@ -95,6 +106,7 @@ class Files:
         """Delete all of it."""
         if service in self._writing:
             self._writing.pop(service)[0].close()
+        self._sizes.pop(service, None)
         for number in self._segments.pop(service, ()):
             self._unlink(service, number)
 
@@ -104,17 +116,20 @@ class Files:
         self._writing.clear()
         self._directory.close()
 
+    def _size(self, service: str) -> int:
+        return self._sizes.get(service, self._usual)
+
     def _writer(self, service: str, coming: int) -> tuple[Fd, int]:
         if service in self._writing:
             self._writing.move_to_end(service)
             fd, size = self._writing[service]
-            if not size or size + coming <= self._size:
+            if not size or size + coming <= self._size(service):
                 return fd, size
             del self._writing[service]
             fd.close()
         numbers = self._segments.setdefault(service, [])
         number = numbers[-1] if numbers else 1
-        if numbers and self._length(service, number) + coming > self._size:
+        if numbers and self._length(service, number) + coming > self._size(service):
             number += 1
         fd = Fd.open(
             self._name(service, number),
