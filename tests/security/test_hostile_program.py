@@ -295,7 +295,7 @@ def test_stop_ends_a_program_that_never_said_who_it_is(node: Node, tmp_path: Pat
     node.fildes("publish", make(tmp_path / "deaf", DEAF))
     before = programs(node)
     assert before
-    assert "1 instances ended" in node.fildes("stop", "deaf", timeout=20).stdout
+    assert "1 instance ended" in node.fildes("stop", "deaf", timeout=20).stdout
     assert eventually(lambda: not before & programs(node))
 
 

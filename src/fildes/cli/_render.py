@@ -56,5 +56,10 @@ def span(seconds: float) -> str:
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
+def count(number: int, what: str) -> str:
+    """no instances, 1 instance, 2 instances."""
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+
+
 def milliseconds(ms: float) -> str:
     return f"{ms / 1000:.2f} s" if ms >= 1000 else f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"

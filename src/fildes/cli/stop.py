@@ -1,4 +1,4 @@
-"""`fildes stop NAME`: its processes end; the next request starts it again."""
+"""`fildes stop NAME`: its processes end, until the next request; those of a `service` until `fildes start NAME`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fildes.cli import _render
 from fildes.cli._client import Client
 from fildes.cli._shared import state_of
 
-HELP = "end a service's instances until the next request: fildes stop guestbook"
+HELP = "end a service's instances until they are needed or started: fildes stop guestbook"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,5 +22,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         _render.print_json(value)
     else:
-        print(f"{args.service}: {value['instances']} instances ended; the next request starts it again")
+        again = (
+            f"it runs again after: fildes start {args.service}"
+            if value["stays"]
+            else "the next request starts it again"
+        )
+        print(f"{args.service}: {_render.count(value['instances'], 'instance')} ended; {again}")
     return 0

@@ -12,7 +12,7 @@ from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.memfd import read_sealed
 from fildes.wire import catalogue as wire
 
-I = TypeVar("I", wire.Route, wire.Rights, wire.Release)  # noqa: E741
+I = TypeVar("I", wire.Route, wire.Rights, msgspec.Raw)  # noqa: E741
 D = TypeVar("D", wire.RouteDelta, wire.RightsDelta, wire.ReleaseDelta)
 
 _PATIENCE = 5.0  # seconds for an answer

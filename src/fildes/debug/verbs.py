@@ -95,6 +95,9 @@ class Verbs:
             "releases": self.releases,
             "rollback": self.rollback,
             "stop": self.stop,
+            "start": self.start,
+            "freeze": self.freeze,
+            "thaw": self.thaw,
             "run": self.run,
             "rm": self.rm,
             "secret-set": self.secret_set,
@@ -246,6 +249,24 @@ class Verbs:
         answer = await self._peer.ask(
             "orchestrator.run", message, call.take_fds(4), reply=orchestrator.Running, timeout=LONG
         )
+        return answer.body, ()
+
+    async def start(self, call: Call) -> Reply:
+        body: OfService = call.read(OfService)
+        message = orchestrator.Start(body.service)
+        answer = await self._peer.ask("orchestrator.start", message, reply=orchestrator.Started, timeout=LONG)
+        return answer.body, ()
+
+    async def freeze(self, call: Call) -> Reply:
+        body: OfService = call.read(OfService)
+        message = orchestrator.Freeze(body.service)
+        answer = await self._peer.ask("orchestrator.freeze", message, reply=orchestrator.Frozen, timeout=LONG)
+        return answer.body, ()
+
+    async def thaw(self, call: Call) -> Reply:
+        body: OfService = call.read(OfService)
+        message = orchestrator.Thaw(body.service)
+        answer = await self._peer.ask("orchestrator.thaw", message, reply=orchestrator.Thawed)
         return answer.body, ()
 
     async def logs(self, call: Call) -> Reply:

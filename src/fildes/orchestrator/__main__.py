@@ -14,11 +14,12 @@ from fildes.daemon.subscription import Subscription
 from fildes.kernel import memfd
 from fildes.kernel.fds import Fd
 from fildes.kernel.loop import Loop, Promise
+from fildes.orchestrator import listing
 from fildes.orchestrator.adoption import adopt
-from fildes.orchestrator.instances import Instance
 from fildes.orchestrator.plan import State
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.running import Runs
+from fildes.orchestrator.shelf import Shelf
 from fildes.orchestrator.supervised import Supervised
 from fildes.wire import orchestrator
 from fildes.wire.catalogue import Release, ReleaseDelta
@@ -34,6 +35,9 @@ def main(inheritance: Inheritance) -> None:
     peer.on("orchestrator.warm", orchestrator.Warm, daemon.warm)
     peer.on("orchestrator.conveyor", orchestrator.GetConveyor, daemon.conveyor)
     peer.on("orchestrator.stop", orchestrator.Stop, daemon.stop)
+    peer.on("orchestrator.start", orchestrator.Start, daemon.start)
+    peer.on("orchestrator.freeze", orchestrator.Freeze, daemon.freeze)
+    peer.on("orchestrator.thaw", orchestrator.Thaw, daemon.thaw)
     peer.on("orchestrator.run", orchestrator.Run, daemon.run)
     peer.on("orchestrator.ps", orchestrator.Ps, daemon.ps)
     peer.on("orchestrator.plan", orchestrator.Plan, daemon.plan)
@@ -46,7 +50,7 @@ def main(inheritance: Inheritance) -> None:
 class Orchestrator:
     def __init__(self, loop: Loop, peer: Peer, store: Store, resources: Resources) -> None:
         self._loop, self._peer, self._store, self._resources = loop, peer, store, resources
-        self._releases: dict[str, Release] = {}
+        self._releases = Shelf()
         self._supervised: dict[str, Supervised] = {}  # those that were ever wanted
         self._runs = Runs(loop, peer, store, resources, lambda: self._releases, self._of)
         self._listed: Promise[None] = Promise(loop)
@@ -54,7 +58,7 @@ class Orchestrator:
         self._catalogue = Subscription(
             peer,
             "orchestrator",
-            item=Release,
+            item=msgspec.Raw,
             delta=ReleaseDelta,
             snapshot=self._snapshot,
             change=self._change,
@@ -67,28 +71,39 @@ class Orchestrator:
         await self._listed
         adopt(self._loop, self._store, deposits, self._releases, self._of)
         self._began.resolve(None)
+        self._resources.wishes.keep(self._releases)
+        for release in self._releases.standing:
+            self._stand(self._releases[release])
 
     # — the catalogue —
 
-    def _snapshot(self, _: int, releases: list[Release], __: Fd) -> None:
-        listed = {release.id: release for release in releases}
-        gone = self._releases.keys() - listed.keys()
-        self._releases = listed
-        for release in gone:
-            self._retire(release)
+    def _snapshot(self, _: int, releases: list[msgspec.Raw], __: Fd) -> None:
+        for gone in self._releases.replace(releases):
+            self._retire(gone)
         for supervised in self._supervised.values():
             supervised.renew()  # a secret may have been set in a change that was missed
+        if self._began.done:
+            for release in self._releases.standing:
+                self._stand(self._releases[release])
         self._listed.resolve(None)
 
     def _change(self, delta: ReleaseDelta) -> None:
         for gone in delta.gone:
-            self._releases.pop(gone, None)
+            self._releases.remove(gone)
             self._retire(gone)
         for release in delta.put:
-            self._releases[release.id] = release
+            self._releases.put(release)
             supervised = self._supervised.get(release.id)
             if supervised is not None:
                 supervised.renew()
+            if self._began.done and release.id in self._releases.standing:
+                self._stand(release)
+
+    def _stand(self, release: Release) -> None:
+        """A release is current that has instances though nobody asks for them."""
+        supervised = self._of(release)
+        supervised.current = True
+        supervised.consider()
 
     def _retire(self, release: str) -> None:
         supervised = self._supervised.get(release)
@@ -117,24 +132,43 @@ class Orchestrator:
         return Empty(), [self._of(release).conveyor_end()]
 
     async def stop(self, asked: Asked[orchestrator.Stop]) -> orchestrator.Stopped:
-        await self._began
-        if not any(release.service == asked.body.service for release in self._releases.values()):
-            raise Refused("not-found", f"no service {asked.body.service!r}; see: fildes ps")
-        self._runs.end(asked.body.service)
+        current = await self._named(asked.body.service)
+        if current.runtime == "service":
+            self._of(current)  # it is to stay stopped, whether it ran or not
         concerned = [s for s in self._supervised.values() if s.release.service == asked.body.service]
         stopping = [self._loop.spawn(supervised.stop()) for supervised in concerned]  # all are told at once
-        return orchestrator.Stopped(sum([await task for task in stopping]))
+        return orchestrator.Stopped(sum([await task for task in stopping]), current.runtime == "service")
+
+    async def start(self, asked: Asked[orchestrator.Start]) -> orchestrator.Started:
+        return orchestrator.Started(await self._of(await self._program(asked.body.service)).start())
+
+    async def freeze(self, asked: Asked[orchestrator.Freeze]) -> orchestrator.Frozen:
+        return orchestrator.Frozen(await self._of(await self._program(asked.body.service)).freeze())
+
+    async def thaw(self, asked: Asked[orchestrator.Thaw]) -> orchestrator.Thawed:
+        return orchestrator.Thawed(self._of(await self._program(asked.body.service)).thaw())
+
+    async def _named(self, service: str) -> Release:
+        """A service's current release. Raises Refused."""
+        await self._began
+        release = self._releases.of_service(service)
+        if release is None:
+            raise Refused("not-found", f"no service {service!r}; see: fildes ps")
+        return release
+
+    async def _program(self, service: str) -> Release:
+        """As _named, of one that has processes."""
+        release = await self._named(service)
+        if release.runtime == "static":
+            raise Refused("static", f"{service} is static: it has no processes of its own")
+        return release
 
     async def run(self, asked: Asked[orchestrator.Run]) -> orchestrator.Running:
         await self._began
         return await self._runs.run(asked)
 
     async def plan(self, asked: Asked[orchestrator.Plan]) -> orchestrator.PlanReply:
-        await self._began
-        for release in self._releases.values():
-            if release.service == asked.body.service:
-                return orchestrator.PlanReply(self._resources.explain(release))
-        raise Refused("not-found", f"no service {asked.body.service!r}; see: fildes ps")
+        return orchestrator.PlanReply(self._resources.explain(await self._named(asked.body.service)))
 
     async def ps(self, asked: Asked[orchestrator.Ps]) -> tuple[Empty, list[Fd]]:
         """The answer is a sealed memfd of PsReply: ten thousand services don't fit a datagram."""
@@ -144,12 +178,16 @@ class Orchestrator:
         for command in [
             c for supervised in self._supervised.values() for c in supervised.commands
         ] + self._runs.alone():
-            commands[command.service].append(_instance_state(command, command.zygote.held))
+            commands[command.service].append(listing.instance(command, command.zygote.held))
+        found = self._releases.of_service(wanted) if wanted else None
+        releases = [found] if found is not None else [] if wanted else self._releases.values()
         states = [
-            self._state(release, self._supervised.get(release.id), commands.get(release.service, []))
-            for release in sorted(self._releases.values(), key=lambda release: release.service)
-            if wanted in ("", release.service)
+            listing.service(
+                release, self._supervised.get(release.id), commands.get(release.service, []), self._resources.wishes
+            )
+            for release in releases
         ]
+        states.sort(key=lambda state: state.service)
         return Empty(), [memfd.sealed("ps", msgspec.msgpack.encode(orchestrator.PsReply(states)))]
 
     def _of(self, release: Release) -> Supervised:
@@ -158,6 +196,7 @@ class Orchestrator:
             return found
         new = self._supervised[release.id] = Supervised(self._loop, self._peer, self._store, self._resources, release)
         new.on_retired = partial(self._forget, new)
+        new.current = release.id in self._releases
         if found is not None:  # a rollback, while the last one still finishes
             found.step_aside()
             new.reopen()
@@ -166,36 +205,3 @@ class Orchestrator:
     def _forget(self, supervised: Supervised) -> None:
         if self._supervised.get(supervised.release.id) is supervised:
             del self._supervised[supervised.release.id]
-
-    @staticmethod
-    def _state(
-        release: Release, supervised: Supervised | None, commands: list[orchestrator.InstanceState]
-    ) -> orchestrator.ServiceState:
-        zygote = supervised.nursery.zygote if supervised is not None else None
-        instances = [
-            _instance_state(instance, zygote.held if zygote is not None else {})
-            for instance in (supervised.crew if supervised is not None else ())
-        ]
-        return orchestrator.ServiceState(
-            service=release.service,
-            owner=release.owner,
-            release=release.id,
-            runtime=release.runtime,
-            state="serving" if release.runtime == "static" else supervised.state if supervised else State.ASLEEP,
-            hosts=list(release.hosts),
-            instances=instances,
-            grants=release.grants,
-            held=zygote.held if zygote is not None else {},
-            zygote=zygote.pid if zygote is not None else None,
-            starts=supervised.starts if supervised else 0,
-            crashes=supervised.crashes if supervised else 0,
-            note=supervised.note if supervised else "",
-            commands=commands,
-        )
-
-
-def _instance_state(instance: Instance, zygotes: dict[str, str]) -> orchestrator.InstanceState:
-    memory = int(instance.cgroup.usage().get("memory", 0)) if instance.cgroup is not None else None
-    return orchestrator.InstanceState(
-        instance.name, instance.pid, instance.started, memory, zygotes | instance.held, instance.timeline
-    )

@@ -158,6 +158,7 @@ class Commands:
         return command
 
     async def _order(self, zygote: Zygote, words: dict[str, Any], streams: Sequence[Fd]) -> Command:
+        held = _held(streams)
         kit = await prepare(self._peer, self._release)
         try:
             kit.cgroup = self._resources.instance_cgroup(zygote.cgroup, kit.instance, self._release)
@@ -173,7 +174,7 @@ class Commands:
             kit.close()
             raise
         command = Command(self._loop, self._store, self._release, kit.instance, kit.ours, zygote, kit.cgroup)
-        command.held = kit.held | {fds_module.name(fd.fileno()): f"command: {name}" for name, fd in named.items()}
+        command.held = kit.held | held
         close_all(kit.given)
         return command
 
@@ -238,6 +239,15 @@ class Commands:
         command.adopt(pidfd[0])
         command.hang_on(lease)
         self._take_up(command)
+
+
+def _held(streams: Sequence[Fd]) -> dict[str, str]:
+    """Name of the description → why a command has it. A terminal is behind several of its streams."""
+    held: dict[str, str] = {}
+    for name, fd in zip(STREAMS, streams, strict=True):
+        terminal = stat.S_ISCHR(os.fstat(fd.fileno()).st_mode)
+        held[fds_module.name(fd.fileno())] = "command: its terminal" if terminal else f"command: {name}"
+    return held
 
 
 def _check(streams: Sequence[Fd]) -> None:

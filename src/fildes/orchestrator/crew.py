@@ -13,7 +13,7 @@ from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Loop
 from fildes.orchestrator.instances import Instance, never_started
 from fildes.orchestrator.kits import Kit
-from fildes.orchestrator.life import Stage
+from fildes.orchestrator.life import Said, Stage
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.zygotes import Zygote
 from fildes.wire import web
@@ -23,7 +23,7 @@ EXIT_WORD: Final = 0.25  # seconds to wait for the zygote's word on how an insta
 
 
 class Crew:
-    """`on_over(instance)`: it is gone, and `status` says how if anybody knows. `on_word()`: one tells how it is now."""
+    """`on_over(instance)`: it is gone, and `status` says how if anybody knows. `on_word(instance, said)`: how it is."""
 
     def __init__(self, loop: Loop, peer: Peer, store: Store, resources: Resources, release: Release) -> None:
         self._loop, self._peer, self._store, self._resources = loop, peer, store, resources
@@ -32,7 +32,7 @@ class Crew:
         # Others that the zygote forks on order (a command, say): who is told the status, by their name.
         self.guests: dict[str, Callable[[int], object]] = {}
         self.on_over: Callable[[Instance], object] = lambda _: None
-        self.on_word: Callable[[], object] = lambda: None
+        self.on_word: Callable[[Instance, Said], object] = lambda _, __: None
 
     def __len__(self) -> int:
         return len(self._all)
@@ -78,7 +78,7 @@ class Crew:
 
     def _take_up(self, instance: Instance) -> None:
         instance.on_end = lambda: self._on_end(instance)
-        instance.on_word = self.on_word
+        instance.on_word = lambda said: self.on_word(instance, said)
         self._all[instance.name] = instance
 
     # — ending —

@@ -48,7 +48,7 @@ def held_as_blob(held: dict[str, str]) -> bytes:
 class Instance:
     """Owns the handle and, once the kernel has attested who says that it is up, a pidfd.
 
-    `on_word()` is called when its stage has changed, `on_end()` when it is gone.
+    `on_word(said)` is called when it has told how it is, `on_end()` when it is gone.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Instance:
         self.status: int | None = None  # how it ended, waitpid(2), where its parent told
         self.unexplained: Timer | None = None  # it is gone, and its parent has not told how
         self._pidfd: Fd | None = None
-        self.on_word: Callable[[], object] = lambda: None
+        self.on_word: Callable[[Said], object] = lambda _: None
         self.on_end: Callable[[], object] = lambda: None
         self._words, self._since = float(_BURST), loop.time()
         loop.watch(handle.fileno(), EPOLLIN, self._on_handle)
@@ -103,6 +103,11 @@ class Instance:
         if self._pidfd is not None and not self._pidfd.closed:
             process.pidfd_send_signal(self._pidfd.fileno(), signal.SIGKILL)
 
+    def signal(self, number: int) -> None:
+        """Raises ProcessLookupError."""
+        if self._pidfd is not None and not self._pidfd.closed:
+            process.pidfd_send_signal(self._pidfd.fileno(), number)
+
     def _say(self, word: bytes) -> None:
         try:
             send_with_fds(self._handle.fileno(), word)
@@ -111,7 +116,8 @@ class Instance:
 
     def close(self) -> None:
         self.forget()
-        self.on_word = self.on_end = lambda: None
+        self.on_word = lambda _: None
+        self.on_end = lambda: None
         if self.unexplained is not None:
             self.unexplained.cancel()
         self._loop.unwatch(self._handle.fileno())
@@ -167,9 +173,8 @@ class Instance:
             self.timeline.setdefault("ready", time.monotonic())
             self.ready.resolve(True)
         self.idle = said is Said.IDLE
-        before, self.stage = self.stage, life.after(self.stage, said)
-        if self.stage is not before:
-            self.on_word()
+        self.stage = life.after(self.stage, said)
+        self.on_word(said)
 
     def _is_ours(self, pid: int) -> bool:
         """A zygote may forge the word, not who sends it: a process of its PID namespace, whatever it says."""

@@ -111,7 +111,9 @@ def _places(release: Release) -> Iterator[Entry]:
     """Where databases will be: programs look for the directory while they load. It is empty until they serve."""
     paths = [sqlite.path_of(grant.name, grant.options) for grant in release.grants if grant.kind == "sqlite"]
     folders = {os.path.dirname(path) for path in paths}
-    yield from (Directory(folder) for folder in sorted(folders) if folder != "/" and not f"{folder}/".startswith("/app/"))
+    yield from (
+        Directory(folder) for folder in sorted(folders) if folder != "/" and not f"{folder}/".startswith("/app/")
+    )
 
 
 def _system() -> Iterator[Entry]:

@@ -13,7 +13,6 @@ class Stage(StrEnum):
     STARTING = "starting"  # ordered; it has not said that it serves
     OPEN = "open"  # it takes what comes on the conveyor
     FULL = "full"  # it takes nothing until some of its requests are done
-    IDLE = "idle"  # as OPEN, and nobody has been there for its idle time
     ENDING = "ending"  # told to end, or it said that it does
 
 
@@ -23,7 +22,8 @@ class Said(StrEnum):
     READY = "R"
     FULL = "F"
     OPEN = "O"
-    IDLE = "I"
+    IDLE = "I"  # it ends for idleness
+    RESTS = "Z"  # idle, and goes on
     TOLD = "told to end"
 
 
@@ -33,11 +33,8 @@ TABLE: Final[dict[tuple[Stage, Said], Stage]] = {
     (S.STARTING, W.READY): S.OPEN,
     (S.STARTING, W.FULL): S.FULL,  # full with what it was started for
     (S.OPEN, W.FULL): S.FULL,
-    (S.OPEN, W.IDLE): S.IDLE,
     (S.FULL, W.OPEN): S.OPEN,
-    (S.FULL, W.IDLE): S.IDLE,
-    (S.IDLE, W.FULL): S.FULL,
-    (S.IDLE, W.OPEN): S.OPEN,
+    **{(stage, W.IDLE): S.ENDING for stage in Stage},
     **{(stage, W.TOLD): S.ENDING for stage in Stage},
 }
 

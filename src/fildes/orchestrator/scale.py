@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from fildes.orchestrator.life import Stage
+from fildes.wire.catalogue import Release
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,19 @@ class Bounds:
     concurrency: int = 1
 
 
+def stands(runtime: str, spares: int) -> bool:
+    """Whether a release has instances that nobody asks for: spares, or the one of a `service`."""
+    return runtime == "service" or (runtime != "static" and spares > 0)
+
+
+def bounds(release: Release, *, forks: bool = True, standing: bool = True) -> Bounds:
+    """A `service` is one instance; so is what can't be forked."""
+    limits = release.limits
+    most = limits.instances if forks and release.runtime != "service" else 1
+    spares = 1 if release.runtime == "service" else limits.spares
+    return Bounds(most, min(spares, most) if standing else 0, limits.concurrency)
+
+
 @dataclass(frozen=True)
 class Seen:
     """The instances of a release, by what they do. `starting` counts those that are about to be ordered."""
@@ -28,7 +42,6 @@ class Seen:
     starting: int = 0
     open: int = 0
     full: int = 0
-    idle: int = 0
     ending: int = 0
 
     @classmethod
@@ -38,18 +51,12 @@ class Seen:
             ordered + count(Stage.STARTING),
             count(Stage.OPEN),
             count(Stage.FULL),
-            count(Stage.IDLE),
             count(Stage.ENDING),
         )
 
     @property
     def all(self) -> int:
-        return self.starting + self.room + self.full + self.ending
-
-    @property
-    def room(self) -> int:
-        """Those that take what comes now."""
-        return self.open + self.idle
+        return self.starting + self.open + self.full + self.ending
 
 
 def starts(bounds: Bounds, seen: Seen, waiting: int = 0) -> int:
@@ -59,17 +66,17 @@ def starts(bounds: Bounds, seen: Seen, waiting: int = 0) -> int:
     as many in each step, so that a crowd is met soon and one request too many does not start them all.
     """
     left = bounds.most - seen.all
-    wanted = bounds.standing - seen.room - seen.starting
-    if waiting > 0 and not seen.room and not seen.starting:
+    wanted = bounds.standing - seen.open - seen.starting
+    if waiting > 0 and not seen.open and not seen.starting:
         wanted = max(wanted, min(ceil(waiting / bounds.concurrency), max(1, seen.full)))
     return max(0, min(wanted, left))
 
 
 def watches(bounds: Bounds, seen: Seen) -> bool:
     """Whether to look at the queue: nobody takes from it, and somebody else could be started."""
-    return not seen.room and not seen.starting and seen.all < bounds.most
+    return not seen.open and not seen.starting and seen.all < bounds.most
 
 
-def ends(bounds: Bounds, seen: Seen) -> int:
-    """How many of the idle ones may go: what stays is enough to stand by."""
-    return max(0, min(seen.idle, seen.room - bounds.standing))
+def surplus(bounds: Bounds, seen: Seen) -> bool:
+    """Whether an instance that nobody needs now may go: what is left is enough to stand by."""
+    return seen.open > bounds.standing

@@ -10,12 +10,14 @@ from fildes.daemon.peer import Peer, Refused
 from fildes.daemon.store import Deposit, Store
 from fildes.kernel.fds import Fd
 from fildes.kernel.loop import Loop, Timer
-from fildes.orchestrator import plan, scale
+from fildes.orchestrator import freezing, plan, scale, wishes
 from fildes.orchestrator.commands import Commands
 from fildes.orchestrator.crew import Crew
 from fildes.orchestrator.doorway import Doorway
 from fildes.orchestrator.instances import BLOB, Instance
+from fildes.orchestrator.life import Said
 from fildes.orchestrator.nursery import Nursery
+from fildes.orchestrator.orders import Orders
 from fildes.orchestrator.plan import Do, Event, State
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.stock import Stock
@@ -25,7 +27,6 @@ from fildes.wire.catalogue import Release
 
 ZYGOTE_IDLE: Final = 900.0  # seconds without an instance after which a zygote ends
 DRAIN: Final = 30.0  # seconds that an old release's instance has to finish
-RESTOCK: Final = 0.25  # seconds after a start: not while others are being started too
 STOP_LIMIT: Final = 2.0  # seconds that an instance has to finish when it is told to stop
 LEAST_LIFE: Final = 1.0  # seconds within which an instance that ends and leaves connections waiting has crashed
 READY_LIMIT: Final = 30.0  # seconds that a first instance may take until it serves
@@ -38,12 +39,17 @@ class Supervised:
         self.release = release
         self.state = State.ASLEEP
         self.note = ""
-        self.starts = self.crashes = 0
+        self.crashes = 0
+        self.current = False  # else it is a candidate
+        self.frozen = resources.wishes.has(release.id, wishes.FROZEN)
+        self.stopped = resources.wishes.has(release.id, wishes.STOPPED)
+        self._resting = False  # stopped; the next request starts it again
+        self._resources = resources
         self.on_retired: Callable[[], object] = lambda: None
         self._doorway = Doorway(loop, peer, store, release)
         self.crew = Crew(loop, peer, store, resources, release)
         self.crew.on_over = self._instance_over
-        self.crew.on_word = self._consider
+        self.crew.on_word = self._on_word
         self.nursery = Nursery(
             loop,
             peer,
@@ -58,13 +64,21 @@ class Supervised:
         self.commands = Commands(loop, peer, store, resources, release)
         self.commands.on_empty = self._commands_over
         self._stock = Stock(loop, peer, store, resources, release, self._no_kit)
-        self._ordering = 0  # instances that wait for what they start with
+        self.orders = Orders(
+            loop,
+            self._stock,
+            self.crew,
+            self._doorway,
+            zygote=lambda: self.nursery.zygote if self.state is State.RUNNING and not self.frozen else None,
+            none=self._no_order,
+            empty=lambda: self._over(Event.CRASHED),
+        )
         self._intensity = plan.Intensity()
         self._load_failures = plan.Intensity(most=2, period=120.0)
         self._timer: Timer | None = None
         self._leaving = False  # DRAIN runs
         self._pressed: Timer | None = None
-        self._wanted_at = 0.0
+        self._queued = False  # it waits for its turn to load
 
     # — what others ask —
 
@@ -72,6 +86,8 @@ class Supervised:
         """A duplicate of the sending end; the conveyor is made at the first call. Raises Refused when halted."""
         if self.state in (State.HALTED, State.RETIRED):
             raise Refused("halted", self.note or "this release was replaced")
+        if self.stopped:
+            raise Refused("halted", self._why_stopped())
         end = self._doorway.sending()
         if self.state in (State.ASLEEP, State.WARM):  # it may be a new one
             self._watch()
@@ -95,9 +111,7 @@ class Supervised:
         self._doorway.open()
         if self.state is State.WARM:
             self._happened(Event.WANTED)
-        while self._ordering and not self.crew:
-            await self._stock.filled()
-            await self._loop.sleep(0)
+        await self.orders.first()
         instance = next(iter(self.crew), None)
         if instance is None:
             raise Refused("warm", self._did_not_start())
@@ -115,26 +129,83 @@ class Supervised:
         return f"{name} did not start: {self.note or 'it ended'}; what it printed shows: fildes logs {name}"
 
     async def stop(self) -> int:
-        """End its instances, or the zygote if there are none, and forget its crashes. How many instances there were."""
+        """End its instances, or the zygote if there are none, and forget its crashes. How many instances there were.
+
+        A `service` stays so until `start`; others are started by the next request.
+        """
+        self.thaw()
         self.commands.end()
         await self.commands.ended()
         ending = list(self.crew)
-        self._intensity.forget()
-        self._load_failures.forget()
-        self.note = ""
-        was_halted = self.state is State.HALTED
+        self._resting = True
+        if self.release.runtime == "service":
+            self._stopped(True)
+        self._absolve()
         self._happened(Event.STOP)
-        if was_halted and self._doorway:
-            self._doorway.announce()
-            self._doorway.keep()
-            self._watch()
         for instance in ending:
             await instance.over
         return len(ending)
 
+    async def start(self) -> int:
+        """Forget that it was stopped, or halted, and run. How many instances there are. Raises Refused."""
+        if self.frozen:
+            raise Refused("frozen", f"{self.release.service} is frozen; first: fildes thaw {self.release.service}")
+        self._resting = False
+        self._stopped(False)
+        if self.state is State.HALTED:
+            self._happened(Event.STOP)
+        self._absolve()
+        await self.prove()
+        return len(self.crew)
+
+    def _absolve(self) -> None:
+        """Crashes are forgotten; the door, who was told that it takes nothing any more, has the conveyor again."""
+        self._intensity.forget()
+        self._load_failures.forget()
+        self.note = ""
+        if self._doorway and not self.stopped:
+            self._doorway.announce()
+            self._doorway.keep()
+
+    def _stopped(self, stopped: bool) -> None:
+        if self.stopped == stopped:
+            return
+        self.stopped = stopped
+        self._resources.wishes.set(self.release.id, wishes.STOPPED, stopped)
+        if stopped:
+            self._peer.tell("web.retired", web.Retired(self.release.id, self._why_stopped()))
+            self._doorway.unwatch()
+            self._doorway.hand_back()
+
+    def _why_stopped(self) -> str:
+        return f"{self.release.service} was stopped; start it again: fildes start {self.release.service}"
+
+    async def freeze(self) -> int:
+        """All its processes stand still until `thaw`; who comes meanwhile waits. How many instances there are."""
+        if self.state is State.HALTED:
+            raise Refused("halted", self.note)
+        self.frozen = True
+        await self.nursery.settled()  # a load has a time limit, and none of the wall clock's is stopped
+        if self.frozen and self.state is not State.RETIRED:
+            freezing.freeze(self.nursery.zygote, self.crew)
+            self._resources.wishes.set(self.release.id, wishes.FROZEN, True)
+            self.orders.cancel()
+            self._clear_timer()
+            self._doorway.unwatch()
+        return len(self.crew)
+
+    def thaw(self) -> int:
+        if self.frozen:
+            self.frozen = False
+            freezing.thaw(self.nursery.zygote, self.crew)
+            self._resources.wishes.set(self.release.id, wishes.FROZEN, False)
+            self.resume()
+        return len(self.crew)
+
     def retire(self) -> None:
         """Another release is current, or the service is gone: finish, then end."""
         self._peer.tell("web.retired", web.Retired(self.release.id))
+        self.thaw()
         self._happened(Event.RETIRE)
         if self.nursery.zygote is None and not self.crew:
             self._end_now()
@@ -164,6 +235,8 @@ class Supervised:
         self.state, actions = plan.step(self.state, event)
         for action in actions:
             _CARRY_OUT[action](self)
+        if self.state in (State.ASLEEP, State.WARM) and self._standing():
+            self._loop.call_soon(self.consider)
 
     def _launch(self) -> None:
         self.nursery.launch()
@@ -188,12 +261,15 @@ class Supervised:
             self._happened(Event.LOAD_FAILED)
 
     def _watch(self) -> None:
+        if self.frozen or self.stopped:
+            return
         if self.state is State.WARM and self._timer is None:
             self._set_timer(ZYGOTE_IDLE, self._unused)
         self._doorway.watch(self._wanted)
 
     def _wanted(self) -> None:
-        self._wanted_at = time.monotonic()
+        self._resting = False
+        self.orders.wanted_at = time.monotonic()
         self._happened(Event.WANTED)
 
     def _unused(self) -> None:
@@ -206,36 +282,66 @@ class Supervised:
     # — instances —
 
     def bounds(self) -> scale.Bounds:
-        limits = self.release.limits
-        most = limits.instances if self.nursery.threads == 1 else 1  # what can't be forked is one process
-        return scale.Bounds(most, 0, limits.concurrency)
+        """What can't be forked is one process."""
+        return scale.bounds(self.release, forks=self.nursery.threads == 1, standing=self._standing())
+
+    def _standing(self) -> bool:
+        """Whether instances are to run, or to stand by, though nobody asks for one."""
+        return (
+            self.current
+            and not (self.stopped or self.frozen or self._resting)
+            and scale.stands(self.release.runtime, self.release.limits.spares)
+        )
 
     def _seen(self) -> scale.Seen:
-        return scale.Seen.of(self.crew.stages(), self._ordering)
+        return scale.Seen.of(self.crew.stages(), self.orders.waiting)
 
-    def _consider(self) -> None:
+    def _on_word(self, instance: Instance, said: Said) -> None:
+        if said is Said.RESTS and scale.surplus(self.bounds(), self._seen()):
+            instance.drain()
+        self.consider()
+
+    def consider(self) -> None:
         """Whether there are enough instances, and whether to look at the queue."""
-        if self.state is not State.RUNNING:
-            return
-        for _ in range(scale.starts(self.bounds(), self._seen())):
-            self._start()
-        self._look()
+        if self.state is State.ASLEEP and self._standing():
+            if not self._queued:
+                self._queued = True
+                self._loop.spawn(self._load_in_turn())
+        elif self.state is State.WARM and self._standing():
+            self._happened(Event.WANTED)
+        elif self.state is State.RUNNING and not self.frozen:
+            for _ in range(scale.starts(self.bounds(), self._seen())):
+                self._start()
+            self._look()
+
+    async def _load_in_turn(self) -> None:
+        """Nobody waits for it: a few such loads at a time."""
+        pace = self._resources.pace
+        await pace.take()
+        try:
+            self._queued = False
+            if self.state is State.ASLEEP and self._standing():
+                self._happened(Event.WANTED)
+                await self.nursery.settled()
+                await self.orders.first()
+        finally:
+            pace.give()
 
     def _look(self) -> None:
-        if self._pressed is not None:
-            return  # the queue is looked at again in a moment
-        if self.state is State.RUNNING and scale.watches(self.bounds(), self._seen()):
+        if self._pressed is not None or self.state is not State.RUNNING or self.frozen:
+            return  # the queue is looked at again in a moment, or when it goes on
+        if not self.stopped and scale.watches(self.bounds(), self._seen()):
             self._doorway.watch(self._waits)
-        elif self.state is State.RUNNING:
+        else:
             self._doorway.unwatch()
 
     def _waits(self) -> None:
-        self._wanted_at = time.monotonic()
+        self.orders.wanted_at = time.monotonic()
         self._pressed = self._loop.call_later(PRESSED, self._still_waits)
 
     def _still_waits(self) -> None:
         self._pressed = None
-        if self.state is State.RUNNING:
+        if self.state is State.RUNNING and not self.frozen:
             for _ in range(scale.starts(self.bounds(), self._seen(), self._doorway.waiting())):
                 self._start()
             self._look()
@@ -248,43 +354,14 @@ class Supervised:
         self.note = why
         self._log(why)
 
+    def _no_order(self, why: str) -> None:
+        self.note = why
+        self._on_zygote_gone()  # another order would fare no better
+
     def _start(self) -> None:
         self._clear_timer()
         self._doorway.unwatch()
-        self._ordering += 1
-        if self._ordering == 1 and not self._start_one():
-            self._loop.spawn(self._start_when_prepared())
-
-    async def _start_when_prepared(self) -> None:
-        while self._ordering:
-            self._prepare()
-            await self._stock.filled()
-            if self._ordering and not self._start_one():
-                self._ordering = 0
-                if self.state is State.RUNNING:
-                    self._over(Event.CRASHED)
-
-    def _start_one(self) -> bool:
-        """Of those that wait for what they start with; whether it was there."""
-        zygote = self.nursery.zygote
-        if self.state is not State.RUNNING or zygote is None:
-            self._ordering = 0
-            return True
-        kit = self._stock.take()
-        if kit is None:
-            return False
-        self._ordering -= 1
-        try:
-            self.crew.order(zygote, kit, self._doorway.open().receiving, self._wanted_at)
-        except (OSError, Refused) as error:
-            self.note = f"the zygote took no order: {error}"
-            self._ordering = 0
-            self._on_zygote_gone()  # another order would fare no better
-            return True
-        self.starts += 1
-        # The next one's descriptors, once this one had time to answer.
-        self._loop.call_later(RESTOCK, self._prepare)
-        return True
+        self.orders.more()
 
     # — what happens to it —
 
@@ -296,6 +373,8 @@ class Supervised:
     def _instance_over(self, instance: Instance) -> None:
         status = instance.status if instance.status is not None else 0 if instance.idle or instance.stopping else 9
         fine = instance.stopping or ((instance.idle or status == 0) and not self._left_undone(instance))
+        if self.release.runtime == "service" and not instance.stopping:
+            fine = False  # one is to run for ever
         reason = plan.exit_sentence(status, self.nursery.new_oom_kills())
         self.crew.remove(instance, reason)
         if not self.crew and self.state is State.RUNNING:
@@ -317,16 +396,16 @@ class Supervised:
             most, period = self._intensity.most, self._intensity.period
             self._halt(f"it crashed more than {most} times in {period:g} s and was stopped; {self.note}")
             return
-        if not self.crew and not self._ordering:
+        if not self.crew and not self.orders.waiting:
             self._happened(event)
         if self.nursery.threads > 1:
             self._on_zygote_gone(expected=True)
         else:
             self._prepare()
-            self._consider()
+            self.consider()
 
     def _halt(self, why: str) -> None:
-        self.note = f"{why}; publish a mended version, or: fildes stop {self.release.service}"
+        self.note = f"{why}; publish a mended version, or: fildes start {self.release.service}"
         self._log(self.note)
         self._peer.tell("web.retired", web.Retired(self.release.id, f"{self.release.service}: {why}"[:BLOB]))
         self._doorway.keep(self.note)
@@ -379,6 +458,8 @@ class Supervised:
     def _end_now(self) -> None:
         """Kill what runs, at once. The release itself stays, unless it is retired."""
         self._clear_timer()
+        if self.frozen:
+            freezing.thaw(self.nursery.zygote, self.crew)  # in a frozen cgroup (v1) nobody dies
         for instance in self.crew:
             self.crew.remove(instance, "it was stopped")
         self._drop_zygote()
@@ -387,7 +468,7 @@ class Supervised:
             self.on_retired()
 
     def _drop_zygote(self) -> None:
-        self._ordering = 0
+        self.orders.cancel()
         self.nursery.drop()
         self._stock.empty()
 
@@ -397,7 +478,7 @@ class Supervised:
             self._doorway.watch(self._wanted)
 
     def _dismiss(self) -> None:
-        self._ordering = 0
+        self.orders.cancel()
         told = list(self.crew)
         for instance in told:
             instance.drain()
@@ -415,7 +496,7 @@ class Supervised:
                 self.nursery.zygote.kill()  # it never said who it is: it ends with all that its release runs
 
     def _drain(self) -> None:
-        self._ordering = 0
+        self.orders.cancel()
         if not self.crew:
             self._loop.call_soon(self._end_drained)
             return
@@ -458,7 +539,7 @@ class Supervised:
             self._hand_back()
             self._drain()
         self._prepare()
-        self._consider()
+        self.consider()
 
     # — small things —
 

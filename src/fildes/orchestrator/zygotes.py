@@ -181,6 +181,11 @@ class Zygote:
             except ProcessLookupError:
                 return
 
+    def signal(self, number: int) -> None:
+        """Only SIGKILL, SIGSTOP and SIGCONT reach the first process of a PID namespace whatever it does."""
+        if self._pidfd is not None and not self._pidfd.closed:
+            process.pidfd_send_signal(self._pidfd.fileno(), number)
+
     def close(self) -> None:
         if not self._control.closed:
             self._loop.unwatch(self._control.fileno())

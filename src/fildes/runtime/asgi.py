@@ -27,7 +27,7 @@ from fildes.runtime.lifespan import Lifespan, StartupFailed
 from fildes.runtime.loop import Serving
 from fildes.runtime.program import find
 from fildes.runtime.renew import Holdings, open_numbers
-from fildes.runtime.warm import warm
+from fildes.runtime.warm import rehearse, warm
 
 # What programs and the loop import in their first request otherwise, when there are no files any more.
 _LATER = ("encodings.idna", "mimetypes", "traceback", "linecache", "concurrent.futures.thread")
@@ -103,18 +103,24 @@ async def _serve(serving: Serving, kit: Kit, lock: Callable[[], object]) -> int:
     if kit.of_kind("clock"):
         serving.dater = Dater(serving.time, time.time)
     serving.ending.spared = {asyncio.current_task(), lifespan.task}
+    if kit.settings.get("stays"):
+        serving.ending.on_idle = lambda: _say(kit, b"Z")
+        await rehearse(serving, kit)
     over = serving.begin(kit.conveyor, kit.handle)
-    with contextlib.suppress(OSError):
-        os.write(kit.handle, b"R")  # a publish waits for this word
+    _say(kit, b"R")  # a publish waits for this word
     await over
     if serving.ending.why == "idle":
-        with contextlib.suppress(OSError):
-            os.write(kit.handle, b"I")
+        _say(kit, b"I")
     try:
         await asyncio.wait_for(lifespan.shutdown(), SHUTDOWN)
     except TimeoutError:
         print(f"fildes: the program's shutdown took more than {SHUTDOWN:.0f} s", file=sys.stderr)
     return 0
+
+
+def _say(kit: Kit, word: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.write(kit.handle, word)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

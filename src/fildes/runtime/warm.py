@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 from typing import Any
 
+from fildes.runtime.connection import Connection
+from fildes.runtime.kit import Kit
 from fildes.runtime.lifespan import Lifespan
 from fildes.runtime.loop import Serving
 from fildes.wire import conveyor
@@ -64,6 +67,42 @@ async def _run(serving: Serving) -> None:
                     await _answer(client)
         await over
     await lifespan.shutdown()
+
+
+async def rehearse(serving: Serving, kit: Kit) -> None:
+    """Answer one request in an instance that is to stand by: its pages are its own before somebody waits for it.
+
+    It goes to the program only where the manifest names a path for it, `health`; else to ours. An instance that
+    somebody waits for already does without.
+    """
+    waiting = select.poll()
+    waiting.register(kit.conveyor, select.POLLIN)
+    if waiting.poll(0):
+        return
+    path = str(kit.settings.get("health") or "")
+    program = serving.program
+    if not path:
+        serving.program = _program
+    client, theirs = socket.socketpair()
+    with client:
+        client.setblocking(False)
+        theirs.setblocking(False)
+        host = serving.address[0]
+        head = f"GET {path or '/'} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        try:
+            serving.arrived(Connection(serving, theirs.detach(), -1, 0, ("127.0.0.1", 0)), head.encode())
+            await _answer_of(client)
+        finally:
+            serving.program = program
+
+
+async def _answer_of(client: socket.socket) -> None:
+    """Read until its end, for a second at the most."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(1):
+            while await loop.sock_recv(client, 65536):
+                pass
 
 
 async def _answer(client: socket.socket) -> None:

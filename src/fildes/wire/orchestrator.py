@@ -24,12 +24,45 @@ class GetConveyor(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Stop(msgspec.Struct, forbid_unknown_fields=True):
-    """orchestrator.stop: end the instances and the zygote of a service; the next request starts it again."""
+    """orchestrator.stop → Stopped: end the instances and the zygote of a service. The next request starts it again; a
+    `service`, which nobody requests, stays so until `Start`, the next publish or a rollback."""
 
     service: str
 
 
 class Stopped(msgspec.Struct, forbid_unknown_fields=True):
+    instances: int
+    stays: bool = False  # until it is started
+
+
+class Start(msgspec.Struct, forbid_unknown_fields=True):
+    """orchestrator.start → Started: run one that was stopped, or halted for its crashes; answered when it serves."""
+
+    service: str
+
+
+class Started(msgspec.Struct, forbid_unknown_fields=True):
+    instances: int
+
+
+class Freeze(msgspec.Struct, forbid_unknown_fields=True):
+    """orchestrator.freeze → Frozen: its processes stand still, and who connects waits, until `Thaw`, the next publish
+    or a rollback."""
+
+    service: str
+
+
+class Frozen(msgspec.Struct, forbid_unknown_fields=True):
+    instances: int
+
+
+class Thaw(msgspec.Struct, forbid_unknown_fields=True):
+    """orchestrator.thaw → Thawed."""
+
+    service: str
+
+
+class Thawed(msgspec.Struct, forbid_unknown_fields=True):
     instances: int
 
 
@@ -57,6 +90,7 @@ class InstanceState(msgspec.Struct, forbid_unknown_fields=True):
     memory: int | None  # bytes, where a memory cgroup is at hand
     held: dict[str, str]  # what it was given: name of the description (kernel/fds.py's `name`) → why
     timeline: dict[str, float]  # CLOCK_MONOTONIC in seconds: wanted, ordered, up, ready
+    stage: str = ""  # one of orchestrator/life.py's Stage
 
 
 class ServiceState(msgspec.Struct, forbid_unknown_fields=True):
@@ -64,7 +98,7 @@ class ServiceState(msgspec.Struct, forbid_unknown_fields=True):
     owner: str
     release: str
     runtime: str
-    state: str  # one of orchestrator/plan.py's State
+    state: str  # one of orchestrator/plan.py's State; or "serving" (static), "stopped", "frozen"
     hosts: list[str]
     instances: list[InstanceState]
     grants: list[Grant]
@@ -72,6 +106,8 @@ class ServiceState(msgspec.Struct, forbid_unknown_fields=True):
     held: dict[str, str]  # what the zygote was given
     starts: int
     crashes: int
+    most: int  # instances that it may have
+    spares: int  # of them those that stand by, if that is possible
     note: str  # why it is as it is, when that isn't plain: a crash loop, threads at load, the last exit
     commands: list[InstanceState] = []  # `fildes run`, of this release and of others of the service
 
