@@ -191,10 +191,11 @@ def _status_of(stop: SystemExit) -> int:
 
 def _show(error: BaseException) -> None:
     """As the interpreter does, without the frames that are ours."""
+    shown = error.with_traceback(_theirs(error.__traceback__))
     try:
-        sys.excepthook(type(error), error, _theirs(error.__traceback__))
+        sys.excepthook(type(shown), shown, shown.__traceback__)
     except BaseException:
-        traceback.print_exception(error)
+        traceback.print_exception(shown)
 
 
 def _theirs(trace: TracebackType | None) -> TracebackType | None:
