@@ -17,7 +17,7 @@ from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Loop
 from fildes.orchestrator import scale
 from fildes.orchestrator.instances import held_as_blob
-from fildes.orchestrator.launch import keeps_files, load_profile, serve_profile
+from fildes.orchestrator.launch import keeps_files, load_profile
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.zygotes import Launched, Zygote
 from fildes.wire import log
@@ -90,10 +90,10 @@ async def _loaded(
     try:
         [log_pipe] = (await peer.ask("log.open", log.Open(release.service, release.id, release.limits.log))).fds
         given["log"] = log_pipe
-        given["serve"] = memfd.sealed("serve", resources.program(serve_profile(release)))
+        largest = max(os.fstat(pack.fileno()).st_size for pack in packs)
+        given["serve"] = memfd.sealed("serve", resources.serve_program(release, largest))
         given["null"] = Fd.open("/dev/null", os.O_RDWR)
         cgroup = resources.cgroup_of(release, alone)
-        largest = max(os.fstat(pack.fileno()).st_size for pack in packs)
         plan, program = resources.plan_of(release, tree, largest), resources.program(load_profile(release))
         launched = Launched(plan, program, log_pipe.fileno(), cgroup)
         files = (time.monotonic() - began) * 1e3

@@ -78,6 +78,11 @@ class Resources:
         """The compiled filter of a profile."""
         return self._programs[name]
 
+    def serve_program(self, release: Release, packs: int) -> bytes:
+        """That of the release's instances; `packs` as in launch.largest_file."""
+        name, largest = launch.serve_profile(release), launch.largest_file(release, packs)
+        return self.program(name) if largest is None else profile.compile(profile.bounded(profile.load(name), largest))
+
     def plan_of(self, release: Release, tree: str, packs: int = 0) -> Plan:
         limits = explain.limits(release.limits) if self._cgroups is not None else ""
         return launch.plan(release, tree=tree, mountpoint=self._mountpoint, root=self.root, limits=limits, packs=packs)

@@ -21,7 +21,7 @@ import errno
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -110,6 +110,18 @@ def parse(text: str, name: str) -> Profile:
         )
     )
     return Profile(name, str(data.get("about", "")), default, beyond, calls)
+
+
+def bounded(stated: Profile, size: int) -> Profile:
+    """As `stated`, but pwrite64 near and beyond `size` bytes says that there is no room.
+
+    RLIMIT_FSIZE bounds a file, and says EFBIG, which SQLite takes for a broken disk. So what would begin in the last
+    64 KiB, the largest page that it has, gets ENOSPC from here.
+    """
+    call = stated.calls["pwrite64"]
+    late = seccomp.Condition(3, ">", (max(0, size - 65536),), wide=True)
+    clauses = (seccomp.Clause(seccomp.return_errno(errno.ENOSPC), (late,)), *call.clauses)
+    return replace(stated, calls={**stated.calls, "pwrite64": replace(call, clauses=clauses)})
 
 
 def compile(profile: Profile, *, machine: str = MACHINE) -> bytes:
