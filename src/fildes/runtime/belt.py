@@ -43,6 +43,8 @@ class Belt:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, number)
 
     def dispose(self) -> None:
+        if self.fullness is not None:
+            self.fullness.close()
         if self._socket is not None:
             self._socket.detach()
 

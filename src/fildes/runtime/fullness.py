@@ -21,6 +21,11 @@ class Fullness:
         self._full = False
         self._said = False
         self._looking = False
+        self._closed = False
+
+    def close(self) -> None:
+        """Say nothing any more: the handle's number may soon be another descriptor's."""
+        self._closed = True
 
     def now(self, full: bool) -> None:
         """Connections are left in the conveyor from now on, or taken again."""
@@ -31,7 +36,7 @@ class Fullness:
 
     def _look(self) -> None:
         self._looking = False
-        if self._full is not self._said:
+        if self._full is not self._said and not self._closed:
             self.say()
 
     def say(self) -> None:
