@@ -240,7 +240,10 @@ class Serving:
             if fd == self._bell:
                 os.eventfd_read(self._bell)
             elif fd == self._handle:
-                order = os.read(self._handle, 64)
+                try:
+                    order = os.read(self._handle, 64)
+                except OSError:  # it was closed with a word of ours unread
+                    order = b""
                 if order == b"D":
                     self.drain("drain")
                 elif not order:

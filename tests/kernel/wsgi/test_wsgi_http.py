@@ -21,7 +21,9 @@ def test_hello(stage: Any) -> None:
 def test_environ(stage: Any) -> None:
     with stage.connect() as sock:
         address, port = sock.getsockname()
-        lines = b"X-A: 1\r\nX-a: 2\r\nX_A: spoofed\r\nProxy: evil\r\nCookie: a=1\r\nCookie: b=2\r\nContent-Type: t/x\r\n"
+        lines = (
+            b"X-A: 1\r\nX-a: 2\r\nX_A: spoofed\r\nProxy: evil\r\nCookie: a=1\r\nCookie: b=2\r\nContent-Type: t/x\r\n"
+        )
         sock.sendall(GET % (b"/a%20b/caf%c3%a9/environ?x=%31&y", lines + CLOSE))
         environ = json.loads(stage.read_all(sock).partition(b"\r\n\r\n")[2])
     assert environ["REQUEST_METHOD"] == "GET"
@@ -88,9 +90,7 @@ def test_framing(stage: Any) -> None:
     streamed = stage.raw(GET % (b"/stream", CLOSE))
     assert b"transfer-encoding: chunked\r\n" in streamed
     assert streamed.endswith(b"\r\n2\r\n4,\r\n3\r\nend\r\n0\r\n\r\n")
-    assert stage.raw(GET % (b"/write", CLOSE)).endswith(
-        b"9\r\nwritten, \r\n7\r\nagain, \r\n8\r\nreturned\r\n0\r\n\r\n"
-    )
+    assert stage.raw(GET % (b"/write", CLOSE)).endswith(b"9\r\nwritten, \r\n7\r\nagain, \r\n8\r\nreturned\r\n0\r\n\r\n")
     assert stage.ask("/after")[1] == b"begun"
 
 
