@@ -41,7 +41,7 @@ def _put_pids(value: dict[str, Any], pids: list[int | None]) -> None:
 
     for service in value["services"]:
         service["zygote"] = pid(service["zygote"])
-        for instance in service["instances"]:
+        for instance in [*service["instances"], *service["commands"]]:
             instance["pid"] = pid(instance["pid"])
     for daemon in value["daemons"]:
         daemon["pid"] = pid(daemon["pid"])
@@ -58,9 +58,10 @@ def services(listed: list[dict[str, Any]], now: float) -> str:
         rows.append(
             [service["service"], service["state"], service["runtime"], "", "", f"{service['starts']}{crashes}", url]
         )
-        for instance in service["instances"]:
-            memory = _render.size(instance["memory"])
-            rows.append([f"  {instance['id']}", _render.span(now - instance["started"]), "", instance["pid"], memory])
+        for instance in [*service["instances"], *service["commands"]]:
+            what = "command" if instance in service["commands"] else ""
+            memory, age = _render.size(instance["memory"]), _render.span(now - instance["started"])
+            rows.append([f"  {instance['id']}", age, what, instance["pid"], memory])
     head = ["SERVICE", "STATE", "RUNTIME", "PID", "MEMORY", "STARTS", "URL"]
     # A note is a sentence: it stands below the table, not in a column as wide as itself.
     notes = [f"{service['service']}: {service['note']}" for service in listed if service["note"]]
