@@ -53,7 +53,7 @@ def _measure(names: list[str], effort: Effort) -> tuple[list[Row], bool]:
     rows: list[Row] = []
     failed = False
     with Stand() as stand:
-        for app in ("small", "fast"):
+        for app in ("small", "fast", "threads"):
             stand.publish(APPS / app)
         for name in names:
             began = time.monotonic()

@@ -77,6 +77,25 @@ def granian(app: str) -> Iterator[Served]:
         yield Served(f"http://127.0.0.1:{port}/", (pid,))
 
 
+@contextlib.contextmanager
+def gunicorn(app: str, worker: str) -> Iterator[Served]:
+    """`worker`: sync, gthread or gevent. The sync one closes after each answer, whatever the client asks for."""
+    port = free_port()
+    command = [
+        str(BIN / "gunicorn"),
+        "main:app",
+        "--bind",
+        f"127.0.0.1:{port}",
+        "--workers",
+        "1",
+        "--no-control-socket",
+    ]
+    command += ["--worker-class", worker, "--log-level", "error", "--keep-alive", "60"]
+    command += ["--threads", "8"] if worker == "gthread" else []
+    with running(command, port, APPS / app) as pid:
+        yield Served(f"http://127.0.0.1:{port}/", (pid,))
+
+
 NGINX = """
 worker_processes 1; daemon off; pid {tmp}/pid; error_log {tmp}/error.log crit; {user}
 events {{ worker_connections 4096; multi_accept on; }}

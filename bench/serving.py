@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -12,27 +13,38 @@ from bench.rows import Row
 from bench.stand import Effort, Stand
 
 Best = dict[str, Load]  # by server
+WORKERS = ("sync", "gthread", "gevent")
+Serve = Callable[[], AbstractContextManager[Served]]
 
 
 def rows(stand: Stand, effort: Effort) -> Iterator[Row]:
     for app, label in (("small", "bare ASGI"), ("fast", "FastAPI")):
-        keep, once = measure(stand, app, effort)
+        keep, once = measure(stand, app, effort, _asgi_peers(app))
         yield from _rows(label, keep, once, goal=1.0 if app == "fast" else 1.3)
+    keep, once = measure(stand, "threads", effort, _wsgi_peers("threads"))
+    yield from _rows_of_wsgi(keep, once)
 
 
-def measure(stand: Stand, app: str, effort: Effort) -> tuple[Best, Best]:
+def _asgi_peers(app: str) -> dict[str, Serve]:
+    return {
+        "granian": lambda: peers.granian(app),
+        "uvicorn": lambda: peers.uvicorn(app),
+        "nginx → uvicorn": lambda: peers.nginx_to_uvicorn(app),
+    }
+
+
+def _wsgi_peers(app: str) -> dict[str, Serve]:
+    return {f"gunicorn {worker}": functools.partial(peers.gunicorn, app, worker) for worker in WORKERS}
+
+
+def measure(stand: Stand, app: str, effort: Effort, others: dict[str, Serve]) -> tuple[Best, Best]:
     """Each server's best of all rounds: with kept connections, and with one request a connection."""
 
     @contextmanager
     def ours() -> Iterator[Served]:
         yield Served(stand.url, (stand.node.pid,))
 
-    servers: dict[str, Callable[[], AbstractContextManager[Served]]] = {
-        "fildes": ours,
-        "granian": lambda: peers.granian(app),
-        "uvicorn": lambda: peers.uvicorn(app),
-        "nginx → uvicorn": lambda: peers.nginx_to_uvicorn(app),
-    }
+    servers: dict[str, Serve] = {"fildes": ours} | others
     keep: Best = {}
     once: Best = {}
     for _ in range(effort.rounds):
@@ -64,6 +76,19 @@ def _rows(label: str, keep: Best, once: Best, *, goal: float) -> Iterator[Row]:
         f"requests ≥ {goal}× nginx → uvicorn (is {ratio:.2f}×)",
         ratio >= goal,
     )
+
+
+def _rows_of_wsgi(keep: Best, once: Best) -> Iterator[Row]:
+    for how, loads in (("keep-alive", keep), ("one request a connection", once)):
+        best = max(load.per_second for name, load in loads.items() if name != "fildes")
+        ratio = loads["fildes"].per_second / best
+        yield Row(
+            f"bare WSGI, {how}",
+            _figures(loads["fildes"]),
+            _others(loads),
+            f"requests ≥ 3× gunicorn's best worker (is {ratio:.2f}×)",
+            ratio >= 3,
+        )
 
 
 def _figures(load: Load) -> str:
