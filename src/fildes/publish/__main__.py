@@ -25,7 +25,7 @@ from fildes.publish.flow import Publishing
 from fildes.publish.resolver import Resolver
 from fildes.publish.scratch import Scratch
 from fildes.sandbox import profile
-from fildes.wire.publish import Cancel, Lock, Publish, Repack
+from fildes.wire.publish import Cancel, Clean, Lock, Publish, Repack
 
 RESOLVER_UID: int = 12  # offset from the node's first uid; init's table says publish is 10 and debug 11
 
@@ -45,6 +45,7 @@ def main(inheritance: Inheritance) -> None:
     peer.on("publish.publish", Publish, publishing.publish)
     peer.on("publish.repack", Repack, publishing.repack)
     peer.on("publish.lock", Lock, publishing.lock)
+    peer.on("publish.clean", Clean, publishing.clean)
     peer.on_event("publish.cancel", Cancel, publishing.cancel)
     confine("publish")
     store.ready()

@@ -140,6 +140,8 @@ class Publishing:
                 files = [bundle.dup(), pack]
             else:
                 tell("pack", "known already: nothing to install or to pack", 0.0)
+            if made is not None:  # not before: what an index lied about would be kept
+                self._scratch.keep_lock(self._key(order.owner, sources), made)
             message = catalogue.Publish(order.owner, taken.manifest, name, abi, order.ticket)
             answer = await self._peer.ask(
                 "catalogue.publish", message, files, reply=catalogue.Published, timeout=CATALOGUE_SECONDS
@@ -183,31 +185,32 @@ class Publishing:
             return needs.lock, None
         began = self._loop.time()
         meant = lockfile.key(needs.lines)
-        key = digest(order.owner, service, meant, ABI)
         lock, before, how = None, needs.before, "locked"
         if not order.wish.upgrade and not before:
-            lock, how = self._scratch.lock_for(key), "locked before"
+            lock, how = self._scratch.lock_for(self._key(order.owner, sources)), "locked before"
             if lock is None:
                 lock, before = await self._as_before(order.owner, service, meant)
         if lock is None:
             lines = "".join(f"{line}\n" for line in needs.lines).encode()
             old = "".join(f"{line}\n" for line in before).encode()
-            lock, how = await self._resolver.lock(job.name, digest(order.owner), lines, old), "locked"
+            lock = await self._resolver.lock(job.name, digest(order.owner), needs.source, lines, old)
+            how = "locked"
             lock = lockfile.with_head(lock, needs.lines, needs.source)
-        self._scratch.keep_lock(key, lock)
         tell("resolve", f"{lock.count(b'==')} packages, {how}", (self._loop.time() - began) * 1000)
         return lock.decode(), lock
 
+    def _key(self, owner: str, sources: Sources) -> str:
+        return digest(owner, sources.upload.manifest.name, lockfile.key(sources.needs.lines), ABI)
+
     async def _as_before(self, owner: str, service: str, meant: str) -> tuple[bytes | None, tuple[str, ...]]:
-        """The lock of the current release, if it is of the same requirements and the same Python; its lines, if only
-        the versions can be kept."""
+        """The lock of the current release, if it is of the same requirements and the same Python; else its lines, whose
+        versions are kept where they can."""
         kept = await self._kept(service, owner)
         if kept is None:
             return None, ()
-        head = lockfile.head(kept.lock)
-        if head == (environment.python(), meant):
+        if lockfile.head(kept.lock) == (environment.python(), meant):
             return kept.lock, ()
-        return None, kept.lines if head.requirements == meant else ()
+        return None, kept.lines
 
     async def _kept(self, service: str, owner: str | None = None) -> Kept | None:
         """The lock in the bundle of the current release, None if there is neither or it is another owner's."""
@@ -260,7 +263,8 @@ class Publishing:
         if lock:
             began = self._loop.time()
             site = digest(order.owner, lock, ABI)
-            text = await self._resolver.install(job.name, digest(order.owner), site, lock.encode())
+            source = sources.needs.source
+            text = await self._resolver.install(job.name, digest(order.owner), site, source, lock.encode())
             tell("install", f"{lock.count('==')} packages, {text}", (self._loop.time() - began) * 1000)
         began = self._loop.time()
         byte_code = sources.upload.manifest.runtime != "static"

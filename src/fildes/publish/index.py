@@ -2,7 +2,8 @@
 
     settings["index"] = discover(["https://…"], os.environ)
 
-is a plain dict: {"urls": [default, further…], "hosts": ["host:port", …], "ca": path of a CA bundle or ""}.
+is a plain dict: {"urls": [default, further…], "hosts": ["host:port", …], "ca": path of a CA bundle or ""}, with
+"timeout" (seconds) and "retries" where UV_HTTP_TIMEOUT and UV_HTTP_RETRIES say so.
 Order of precedence: what `up` was told, uv's variables, pip's variables, pip's configuration files, and then the
 index that this installation's pip knows as its default (with the host of its files). Indexes that are not
 http(s) are passed over: the resolver sees no folders.
@@ -63,7 +64,12 @@ def discover(
     hosts = [place for url in urls if (place := _place(url))] + hosts
     hosts += [host if ":" in host else f"{host}:443" for host in further_hosts]
     ca = environ.get("SSL_CERT_FILE") or next((path for path in _CA_FILES if os.path.exists(path)), "")
-    return {"urls": urls, "hosts": list(dict.fromkeys(hosts)), "ca": ca}
+    patience = {
+        name: int(environ[variable])
+        for name, variable in (("timeout", "UV_HTTP_TIMEOUT"), ("retries", "UV_HTTP_RETRIES"))
+        if environ.get(variable, "").isdecimal()
+    }
+    return {"urls": urls, "hosts": list(dict.fromkeys(hosts)), "ca": ca, **patience}
 
 
 def _place(url: str) -> str | None:

@@ -45,11 +45,11 @@ class Resolver:
         os.set_blocking(control.fileno(), False)
         loop.watch(control.fileno(), EPOLLIN, self._receive)
 
-    async def lock(self, job: str, key: str, lines: bytes, before: bytes = b"") -> bytes:
+    async def lock(self, job: str, key: str, source: str, lines: bytes, before: bytes = b"") -> bytes:
         """The hashed lock for these requirement lines; versions of the lock `before` stay where they can.
         Raises Refused."""
         given = [memfd.sealed("requirements", lines), memfd.sealed("before", before)]
-        _, fds = await self._run(["lock", job, key], *given)
+        _, fds = await self._run(["lock", job, key, source], *given)
         try:
             if len(fds) != 1 or not 0 < os.fstat(fds[0].fileno()).st_size <= MAX_LOCK:
                 raise Refused("internal", "the resolver made no lock; see: fildes doctor")
@@ -57,9 +57,10 @@ class Resolver:
         finally:
             close_all(fds)
 
-    async def install(self, job: str, key: str, site: str, lock: bytes) -> str:
-        """Have what the lock says installed as `site`, if it is not; in words what was done. Raises Refused."""
-        text, fds = await self._run(["install", job, key, site], memfd.sealed("lock", lock))
+    async def install(self, job: str, key: str, site: str, source: str, lock: bytes) -> str:
+        """Have what the lock says installed as `site`, if it is not; in words what was done. `source` is the file that
+        an error is blamed on. Raises Refused."""
+        text, fds = await self._run(["install", job, key, site, source], memfd.sealed("lock", lock))
         close_all(fds)
         return text
 
@@ -73,6 +74,12 @@ class Resolver:
             close_all(fds)
             raise Refused("internal", "the packer made no file; see: fildes doctor")
         return text, fds[0]
+
+    async def clean(self, job: str) -> int:
+        """Throw away all caches; how many bytes that were. Raises Refused."""
+        text, fds = await self._run(["clean", job])
+        close_all(fds)
+        return int(text) if text.isdecimal() else 0
 
     def sweep(self, job: str) -> None:
         """End what runs for `job`, and remove its directory."""

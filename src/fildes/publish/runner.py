@@ -1,19 +1,20 @@
 """The process inside the cell: takes jobs from the publish process, runs uv and the compiler, gives back descriptors.
 
     jobs in (one datagram, msgpack)                          beside it
-    ["lock", id, key]                                        sealed memfds: checked requirement lines, a lock before
-    ["install", id, key, site]                               sealed memfd: the lock
+    ["lock", id, key, source]                                sealed memfds: checked requirement lines, a lock before
+    ["install", id, key, site, source]                       sealed memfd: the lock
     ["pack", id, byte_code, site, roots, metadata]           the tree's index (sealed memfd), its contents
     ["cancel", id] ["sweep", id]                             —
+    ["clean", id]                                            —
 
     answers
     ["listening", id]                                        the TCP socket on which uv will look for its proxy
     ["ended", id, ok, text]                                  lock: the file · install: — · pack: the file
 
 Every job is a process of its own in a session of its own, ended as one. `key` names a cache that jobs of one owner
-share; `id` is the job's directory below the scratch, and what it leaves there `sweep` removes. `site` names what was
-installed for one owner and one lock, byte code included: it stays, so that a change of the sources alone installs and
-compiles nothing else. "" is none.
+share; `source` is the file that errors speak of; `id` is the job's directory below the scratch, and what it leaves
+there `sweep` removes. `site` names what was installed for one owner and one lock, byte code included: it stays, so that
+a change of the sources alone installs and compiles nothing else. "" is none.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ class Runner:
             close_all(received.fds)
 
     def _job(self, word: str, name: str, rest: Sequence[Any], fds: Sequence[Fd]) -> Job:
+        if word == "clean":
+            return self._clean
         directory = self._directory("", name)
         os.makedirs(directory, 0o755, exist_ok=True)
         if word == "pack":
@@ -105,9 +108,9 @@ class Runner:
         cache = self._directory("cache-", rest[0])
         if word == "lock":
             before = memfd.read_sealed(fds[1].fileno(), 1 << 24)
-            return lambda: self._lock(name, directory, cache, lines, before)
+            return lambda: self._lock(name, directory, cache, str(rest[1]), lines, before)
         site = self._directory("site-", rest[1])
-        return lambda: self._install(name, directory, cache, lines, site)
+        return lambda: self._install(name, directory, cache, str(rest[2]), lines, site)
 
     def _directory(self, kind: str, name: object) -> str:
         if name == "" and kind:
@@ -148,23 +151,27 @@ class Runner:
 
     # — in the job's own process —
 
-    def _lock(self, name: str, directory: str, cache: str, lines: bytes, before: bytes) -> tuple[str, list[int]]:
-        source, target = f"{directory}/requirements.txt", f"{directory}/made.lock"
+    def _lock(
+        self, name: str, directory: str, cache: str, source: str, lines: bytes, before: bytes
+    ) -> tuple[str, list[int]]:
+        wanted, target = f"{directory}/requirements.txt", f"{directory}/made.lock"
         place = self._place
         with open(target, "wb") as file:  # uv prefers the versions that it finds there
             file.write(before)
-        self._uv(name, directory, cache, lines, uv.lock_command(place.uv, place.python, cache, source, target))
+        self._uv(name, directory, cache, source, lines, uv.lock_command(place.uv, place.python, cache, wanted, target))
         return "", [os.open(target, os.O_RDONLY | os.O_CLOEXEC)]
 
-    def _install(self, name: str, directory: str, cache: str, lines: bytes, site: str) -> tuple[str, list[int]]:
+    def _install(
+        self, name: str, directory: str, cache: str, source: str, lines: bytes, site: str
+    ) -> tuple[str, list[int]]:
         if os.path.isdir(site):
             os.utime(site)  # the least used ones go first
             return "installed before", []
-        source, made = f"{directory}/{LOCK}", f"{directory}/site"
+        lock, made = f"{directory}/{LOCK}", f"{directory}/site"
         os.mkdir(made)
         place = self._place
-        command = uv.install_command(place.uv, place.python, cache, source, f"{made}/deps")
-        self._uv(name, directory, cache, lines, command)
+        command = uv.install_command(place.uv, place.python, cache, lock, f"{made}/deps")
+        self._uv(name, directory, cache, source, lines, command)
         os.makedirs(f"{made}/deps", exist_ok=True)  # where every line was for another platform
         compiled = writer.with_bytecode(place.python, collect(f"{made}/deps", DEPS, keep=installed))
         with open(f"{made}/byte-code", "wb") as file:
@@ -174,17 +181,27 @@ class Runner:
         self._keep_sites(MAX_SITES)
         return f"{len(compiled)} modules compiled", []
 
+    def _clean(self) -> tuple[str, list[int]]:
+        """Throw away what can be fetched and made again; the answer is how many bytes that were. Who uses it now has
+        it open, or fails and is told to publish again."""
+        freed = 0
+        for entry in os.scandir(self._place.scratch):
+            if entry.name.startswith(("cache-", "site-")):
+                freed += _taken(entry.path)
+                shutil.rmtree(entry.path, ignore_errors=True)
+        return str(freed), []
+
     def _keep_sites(self, most: int) -> None:
         folder = self._place.scratch
         names = [name for name in os.listdir(folder) if name.startswith("site-")]
         for name in sorted(names, key=lambda name: os.stat(f"{folder}/{name}").st_mtime, reverse=True)[most:]:
             shutil.rmtree(f"{folder}/{name}", ignore_errors=True)
 
-    def _uv(self, name: str, directory: str, cache: str, lines: bytes, command: list[str]) -> None:
+    def _uv(self, name: str, directory: str, cache: str, source: str, lines: bytes, command: list[str]) -> None:
         """Run `command`, whose last argument is the file that `lines` are put into. Raises Failed."""
-        home, source = f"{directory}/home", command[-1]
+        home = f"{directory}/home"
         os.makedirs(home, exist_ok=True)
-        with open(source, "wb") as file:
+        with open(command[-1], "wb") as file:
             file.write(lines)
         with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
             proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -197,7 +214,7 @@ class Runner:
         )  # fmt: skip
         if done.returncode:
             said = done.stdout.decode("utf-8", "replace").replace(directory + "/", "")
-            raise Failed(uv.explain(said or f"uv ended with {done.returncode}", os.path.basename(source)))
+            raise Failed(uv.explain(said or f"uv ended with {done.returncode}", source))
 
     def _pack(
         self, directory: str, index: int, contents: int, byte_code: bool, site: str, own: Own
@@ -256,12 +273,17 @@ def _tell(control: int, message: list[Any], fds: Sequence[int] = ()) -> None:
 
 
 def _limit_cache(cache: str) -> None:
-    size = 0
     os.makedirs(cache, exist_ok=True)
-    for _folder, _, names, number in os.fwalk(cache):
-        size += sum(os.stat(name, dir_fd=number, follow_symlinks=False).st_blocks * 512 for name in names)
-    if size > CACHE_SIZE:
+    if _taken(cache) > CACHE_SIZE:
         shutil.rmtree(cache, ignore_errors=True)
+
+
+def _taken(folder: str) -> int:
+    """Bytes on the disk of what is below."""
+    size = 0
+    for _folder, _, names, number in os.fwalk(folder):
+        size += sum(os.stat(name, dir_fd=number, follow_symlinks=False).st_blocks * 512 for name in names)
+    return size
 
 
 def _size(size: int) -> str:
