@@ -11,8 +11,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from fildes.wire.catalogue import Route
+from fildes.wire.catalogue import Limits, Route
 
+_USUAL: Final = Limits()
 _EMPTY_LIST: Final = Raw(b"\x90")
 _EMPTY_TEXT: Final = Raw(b"\xa0")  # of releases that an earlier version stored
 
@@ -28,6 +29,18 @@ class _Stored(msgspec.Struct):
     offers: list[str]
     on_release: Raw = _EMPTY_LIST
     health: Raw = _EMPTY_TEXT
+
+
+class _Doors(msgspec.Struct):
+    """Limits, as far as the door keeps them."""
+
+    body: int = _USUAL.body
+    timeout: float = _USUAL.timeout
+    connections: int = _USUAL.connections
+
+
+class _Limited(msgspec.Struct):
+    limits: _Doors
 
 
 class _Release(msgspec.Struct):
@@ -67,10 +80,11 @@ RELEASES: Final = (
 )
 RIGHTS: Final = "SELECT id, service, owner, manifest FROM release WHERE state = 'current'"
 ROUTES: Final = (
-    "SELECT h.host, h.prefix, h.service, r.id, r.owner, r.runtime FROM host h "
+    "SELECT h.host, h.prefix, h.service, r.id, r.owner, r.runtime, r.manifest FROM host h "
     "JOIN release r ON r.service = h.service AND r.state = 'current' WHERE r.runtime = 'static' OR ?"
 )
 
+_limited: Final = msgspec.msgpack.Decoder(_Limited)
 _stored: Final = msgspec.msgpack.Decoder(_Stored)
 _encoder: Final = msgspec.msgpack.Encoder()
 
@@ -93,4 +107,8 @@ def rights(rows: Iterable[Any]) -> bytes:
 
 
 def routes(rows: Iterable[Any]) -> bytes:
-    return _encoder.encode([Route(*row) for row in rows])
+    found = []
+    for host, prefix, service, release, owner, runtime, manifest in rows:
+        of = _limited.decode(manifest).limits
+        found.append(Route(host, prefix, service, release, owner, runtime, of.body, of.timeout, of.connections))
+    return _encoder.encode(found)

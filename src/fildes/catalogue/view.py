@@ -46,7 +46,17 @@ def release(
 
 def routes(of: Release) -> list[Route]:
     return [
-        Route(host=host, prefix=prefix, service=of.service, release=of.id, owner=of.owner, runtime=of.runtime)
+        Route(
+            host=host,
+            prefix=prefix,
+            service=of.service,
+            release=of.id,
+            owner=of.owner,
+            runtime=of.runtime,
+            body=of.limits.body,
+            timeout=of.limits.timeout,
+            connections=of.limits.connections,
+        )
         for host, prefix in map(split, of.hosts)
     ]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
-from ipaddress import ip_network
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -17,9 +16,11 @@ from fildes.daemon.subscription import Subscription
 from fildes.kernel.fds import Fd, close_all, dup, seqpacket_pair
 from fildes.kernel.loop import Loop, Promise
 from fildes.kernel.memfd import read_sealed
+from fildes.web.crowd import DEFAULT
 from fildes.web.door import Door
 from fildes.web.owner import Limits
 from fildes.web.parcels import STATIC, Conveyor
+from fildes.web.proxies import Proxies
 from fildes.web.sockets import prepare_listener
 from fildes.wire import log
 from fildes.wire import web as wire
@@ -37,14 +38,21 @@ _GRACE: Final = 0.5  # seconds to read the heads that are coming, when another d
 
 
 class Web:
-    def __init__(self, loop: Loop, peer: Peer, store: Store, door_fds: list[Fd], limits: Limits) -> None:
+    def __init__(
+        self, loop: Loop, peer: Peer, store: Store, door_fds: list[Fd], limits: Limits, settings: dict[str, Any]
+    ) -> None:
         self._loop, self._peer, self._store = loop, peer, store
         self._fetching: set[str] = set()
         self._static_receiving: Promise[Fd] = Promise(loop)
         self._mixed: list[str] = []
         self._refreshing = False
         listeners = [prepare_listener(fd) for fd in door_fds]
-        self.door = Door(loop, listeners, limits, wanted=self._wanted, dropped=self._dropped)
+        self.door = Door(
+            loop, listeners, limits, wanted=self._wanted, dropped=self._dropped,
+            proxies=Proxies(settings.get("proxies", ())),
+            most_of_one=int(settings.get("client_connections", DEFAULT)),
+            access_log=bool(settings.get("access_log")),
+        )  # fmt: skip
         self._routes = Subscription(
             peer, "web", item=Route, delta=RouteDelta, snapshot=self._on_snapshot, change=self._on_change
         )
@@ -69,7 +77,7 @@ class Web:
     def stop(self) -> None:
         """Another door takes over: the backlog is its; finish what has begun to arrive."""
         self.door.shut()
-        if self.door.reading or self.door.exchange.waiting:
+        if self.door.busy:
             self._loop.call_later(_GRACE, self._loop.stop)
         else:
             self._loop.stop()
@@ -187,8 +195,7 @@ def main(inheritance: Inheritance) -> None:
     peer = Peer(loop, inheritance.channel)
     store = Store(loop, inheritance.store)
     listening = [fd for name, fd in sorted(inheritance.fds.items()) if name.startswith("http")]
-    web = Web(loop, peer, store, listening, limits)
-    web.door.proxies = tuple(ip_network(network) for network in inheritance.settings.get("proxies", ()))
+    web = Web(loop, peer, store, listening, limits, inheritance.settings)
     loop.signals([signal.SIGTERM], lambda _: web.stop())
     confine("web")
     loop.spawn(web.start())

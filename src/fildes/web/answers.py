@@ -7,6 +7,8 @@ from typing import Final
 
 from fildes.daemon.deadlines import Deadlines
 from fildes.kernel.loop import EPOLLIN, EPOLLRDHUP, Loop
+from fildes.web.access import About, note
+from fildes.web.parcels import Past
 from fildes.web.sockets import borrow, close_passed
 from fildes.wire.http import Bad, refusal
 
@@ -16,8 +18,9 @@ _LINGER: Final = 2.0  # seconds in which a client may read its answer
 class Answers:
     """Owns the connections that it was given to refuse, until they are closed."""
 
-    def __init__(self, loop: Loop, limit: int) -> None:
+    def __init__(self, loop: Loop, limit: int, *, logged: bool = False) -> None:
         self._loop = loop
+        self._logged = logged
         self._limit = limit
         self._deadlines = Deadlines(loop, _LINGER, self._close)
 
@@ -25,12 +28,24 @@ class Answers:
         return len(self._deadlines)
 
     def refuse(
-        self, number: int, status: int, sentence: str, extra: str = "", *, head_only: bool = False, passed: bool = False
+        self,
+        number: int,
+        status: int,
+        sentence: str,
+        extra: str = "",
+        *,
+        head_only: bool = False,
+        passed: bool = False,
+        about: About | None = None,
     ) -> None:
-        """Answer and close. `passed`: somebody else holds or held the connection too, it must not be shut down."""
+        """Answer and close. `passed`: somebody else holds or held the connection too, it must not be shut down.
+        `about` is for the access log."""
         data = refusal(Bad(status, sentence), extra)
+        size = data.index(b"\r\n\r\n") + 4
         if head_only:
-            data = data[: data.index(b"\r\n\r\n") + 4]
+            data = data[:size]
+        if self._logged:
+            note(status, len(data) - size, about)
         sock = borrow(number)
         try:
             sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -69,8 +84,21 @@ class Answers:
         self._loop.watch(number, EPOLLIN | EPOLLRDHUP, lambda _: self._drain(number))
         self._deadlines.add(number)
 
-    def unavailable(self, number: int, sentence: str, *, head_only: bool = False, passed: bool = False) -> None:
-        self.refuse(number, 503, sentence, "retry-after: 1\r\n", head_only=head_only, passed=passed)
+    def crowded(self, number: int, past: Past, *, head_only: bool = False, about: About | None = None) -> None:
+        """Its client has as many connections as one may have."""
+        text = "There are too many connections from this address; close some, or come back later."
+        self.refuse(number, 429, text, "retry-after: 5\r\n", head_only=head_only, passed=past.passed, about=about)
+
+    def unavailable(
+        self,
+        number: int,
+        sentence: str,
+        *,
+        head_only: bool = False,
+        passed: bool = False,
+        about: About | None = None,
+    ) -> None:
+        self.refuse(number, 503, sentence, "retry-after: 1\r\n", head_only=head_only, passed=passed, about=about)
 
     def _drain(self, number: int) -> None:
         sock = borrow(number)

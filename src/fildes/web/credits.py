@@ -25,62 +25,113 @@ class Budget:
 
 
 class Ledger:
-    """One conveyor's connections, by serial: sent and unacknowledged, then taken by a process, then begun (forgotten).
+    """One conveyor's connections, by serial: sent and unacknowledged, then taken by a process, then begun, which is
+    the end of it, or kept by the process for further requests until it says that they have ended.
 
-    Acknowledgements come from a tenant: a serial that is not this conveyor's is counted and otherwise ignored.
+    `who` is whose connections are counted together (web/proxies.py, crowd_key), b"" for those that are not counted.
+    Acknowledgements come from a tenant: a serial that is not this conveyor's is counted and otherwise ignored, and
+    what it says wrongly or not at all spoils its own counts only.
     """
 
-    __slots__ = ("_budget", "credit", "newest", "taken", "unacknowledged")
+    __slots__ = ("_budget", "clients", "credit", "kept", "newest", "taken", "unacknowledged")
 
     def __init__(self, budget: Budget, credit: int = CREDIT) -> None:
         self._budget = budget
         self.credit = credit
-        self.unacknowledged: dict[int, None] = {}  # in the order sent
-        self.taken: dict[int, int] = {}  # serial → pid
+        self.unacknowledged: dict[int, bytes] = {}  # serial → who; in the order sent
+        self.taken: dict[int, tuple[int, bytes]] = {}  # serial → pid, who
+        self.kept: dict[int, tuple[int, bytes]] = {}
+        self.clients: dict[bytes, int] = {}  # who → how many of all three
         self.newest = 0  # the highest serial that was ever acknowledged: what was sent before it has been received
+
+    @property
+    def open(self) -> int:
+        """Connections that instances have or will have."""
+        return len(self.unacknowledged) + len(self.taken) + len(self.kept)
 
     def room(self) -> int:
         """How many more connections may be sent now."""
         budget = self._budget
         return max(0, min(self.credit - len(self.unacknowledged), budget.limit - budget.used))
 
-    def sent(self, serial: int) -> None:
-        self.unacknowledged[serial] = None
+    def sent(self, serial: int, who: bytes = b"") -> None:
+        self.unacknowledged[serial] = who
         self._budget.used += 1
+        if who:
+            clients = self.clients
+            clients[who] = clients.get(who, 0) + 1
 
     def took(self, serial: int, pid: int) -> bool:
         """ "T": False if it is not one of this conveyor's unacknowledged."""
-        if serial not in self.unacknowledged:
+        who = self.unacknowledged.pop(serial, None)
+        if who is None:
             return False
-        del self.unacknowledged[serial]
         self._budget.used -= 1
-        self.taken[serial] = pid
+        self.taken[serial] = pid, who
         self.newest = max(self.newest, serial)
         return True
 
     def forget(self, serial: int) -> bool:
         """ "D" and "B" (which imply "T"): False if the serial is unknown, so also the second time."""
-        if serial in self.unacknowledged:
-            del self.unacknowledged[serial]
-            self._budget.used -= 1
-            self.newest = max(self.newest, serial)
+        taken = self.taken.pop(serial, None)
+        if taken is not None:
+            self._gone(taken[1])
             return True
-        return self.taken.pop(serial, None) is not None
+        who = self.unacknowledged.pop(serial, None)
+        if who is None:
+            return False
+        self._budget.used -= 1
+        self.newest = max(self.newest, serial)
+        self._gone(who)
+        return True
+
+    def keep(self, serial: int, pid: int) -> bool:
+        """ "K" (which implies "T" and "D"): False as above."""
+        if serial in self.unacknowledged:
+            self.took(serial, pid)
+        taken = self.taken.pop(serial, None)
+        if taken is None:
+            return False
+        self.kept[serial] = taken
+        return True
+
+    def ended(self, serial: int) -> bool:
+        """ "E": False if it was not kept."""
+        kept = self.kept.pop(serial, None)
+        if kept is None:
+            return False
+        self._gone(kept[1])
+        return True
 
     def forget_taken_by(self, pid: int, *, others: bool = False) -> list[int]:
-        """The serials that process `pid` (0: any; or all `others`) took and did not begin to answer: forgotten."""
-        serials = [serial for serial, taker in self.taken.items() if pid == 0 or (taker == pid) != others]
+        """What process `pid` (0: any; or all `others`) had: forgotten. The serials that it took and did not begin to
+        answer."""
+        serials = self._of(self.taken, pid, others)
         for serial in serials:
-            del self.taken[serial]
+            self._gone(self.taken.pop(serial)[1])
+        for serial in self._of(self.kept, pid, others):
+            self._gone(self.kept.pop(serial)[1])
         return serials
+
+    @staticmethod
+    def _of(held: dict[int, tuple[int, bytes]], pid: int, others: bool) -> list[int]:
+        return [serial for serial, (holder, _) in held.items() if pid == 0 or (holder == pid) != others]
 
     def forget_all(self) -> list[int]:
         """Every serial that is not begun; all credit returns."""
         serials = [*self.unacknowledged, *self.taken]
         self._budget.used -= len(self.unacknowledged)
-        self.unacknowledged.clear()
-        self.taken.clear()
+        for held in (self.unacknowledged, self.taken, self.kept, self.clients):
+            held.clear()
         return serials
+
+    def _gone(self, who: bytes) -> None:
+        if who:
+            left = self.clients.get(who, 0) - 1
+            if left > 0:
+                self.clients[who] = left
+            else:
+                self.clients.pop(who, None)
 
 
 class Copies(Generic[C]):

@@ -91,9 +91,21 @@ class Hearing:
                     self._exchange.forgo(serial)
                 else:
                     useless += 1
+        elif isinstance(told, wire.Kept):
+            for serial in told.serials:
+                if ledger.keep(serial, message.pid):
+                    self._exchange.forgo(serial)
+                else:
+                    useless += 1
+        elif isinstance(told, wire.Ended):
+            for serial in told.serials:
+                if not ledger.ended(serial):
+                    useless += 1
         else:
             conveyor.counts.returned += 1
             progress = not ledger.forget(told.serial)
+            if progress:
+                ledger.ended(told.serial)
             copy = None if progress else self._exchange.copies.take(told.serial)
             number = message.numbers.pop()
             disbelief = self._owner.came_back(conveyor, told, number, copy, progress)

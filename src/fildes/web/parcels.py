@@ -29,22 +29,61 @@ _NUISANCE_BURST: Final = 4000.0
 _SocketType = socket.SocketType
 
 
-class Parcel:
-    """Whoever holds it owns the descriptor `number`. `hops`: how often it came back with nothing answered;
-    `origin`: the conveyor whose instance handed it back, and may have kept a copy."""
+class Past:
+    """What is known of a connection beside its peer. Shared where nothing is: FRESH.
 
-    __slots__ = ("flags", "head", "head_only", "hops", "number", "origin", "peer", "serial")
+    `hops`: how often it came back with nothing answered. `origin`: the conveyor whose instance handed it back, and may
+    have kept a copy. `way`: how the proxy at its other end speaks of its clients ("": it is none), and `secure` whether
+    that one said that the client speaks TLS. `relay`: this is the inner end of a relay, for one request.
+    """
+
+    __slots__ = ("flags", "hops", "origin", "relay", "secure", "way")
 
     def __init__(
-        self, number: int, peer: bytes, head: bytes, flags: int = 0, hops: int = 0, origin: Conveyor | None = None
+        self,
+        hops: int = 0,
+        origin: Conveyor | None = None,
+        *,
+        way: str = "",
+        secure: bool = False,
+        relay: object = None,
+        flags: int = 0,
+    ) -> None:
+        self.hops = hops
+        self.origin = origin
+        self.way = way
+        self.secure = secure
+        self.relay = relay
+        self.flags = flags
+
+    @property
+    def passed(self) -> bool:
+        """Whether somebody else holds or held the connection too: then it must not be shut down."""
+        return self.origin is not None
+
+    def later(self, hops: int) -> Past:
+        """The same after so many hops."""
+        return Past(hops, self.origin, way=self.way, secure=self.secure, relay=self.relay, flags=self.flags)
+
+
+FRESH: Final = Past()
+
+
+class Parcel:
+    """Whoever holds it owns the descriptor `number`. `who`: see Ledger."""
+
+    __slots__ = ("flags", "head", "head_only", "number", "past", "peer", "serial", "who")
+
+    def __init__(
+        self, number: int, peer: bytes, head: bytes, flags: int = 0, past: Past = FRESH, who: bytes = b""
     ) -> None:
         self.number = number
         self.peer = peer
         self.head = head
         self.flags = flags
-        self.hops = hops
-        self.origin = origin
+        self.past = past
         self.serial = 0
+        self.who = who
         self.head_only = head.startswith(b"HEAD ")
 
 
@@ -52,8 +91,8 @@ class Conveyor:
     """`sock` is None while the end is being asked for. `backlog`: what has no credit or found the queue full."""
 
     __slots__ = (
-        "allowance", "backlog", "blocked", "counts", "halted", "ledger", "owner", "paused", "release", "retired",
-        "service", "sock",
+        "allowance", "backlog", "blocked", "counts", "halted", "ledger", "owner", "paused", "relayed", "release",
+        "retired", "service", "sock",
     )  # fmt: skip
 
     def __init__(self, release: str, service: str, owner: str, budget: Budget, credit: int) -> None:
@@ -65,6 +104,7 @@ class Conveyor:
         self.blocked = False  # waiting for EPOLLOUT
         self.paused = False  # not read for a while: it is a nuisance
         self.retired = False  # another release takes its place
+        self.relayed = 0  # requests that the door relays and that have begun to be answered
         self.halted = ""  # why nothing is to be sent to it for now
         self.ledger = Ledger(budget, credit)
         self.allowance = Allowance(_NUISANCE_RATE, _NUISANCE_BURST)
@@ -124,8 +164,8 @@ class Counts:
     def __init__(self) -> None:
         self.sent = self.refused = self.returned = 0
 
-    def told(self, waiting: int, queued: int) -> Counted:
-        return Counted(self.sent, self.refused, self.returned, waiting, queued)
+    def told(self, waiting: int, queued: int, held: int) -> Counted:
+        return Counted(self.sent, self.refused, self.returned, waiting, queued, held)
 
 
 class Message:

@@ -1,11 +1,13 @@
-"""Connections that the door keeps, and of which it passes on one request: to hosts that several owners share by path,
-and to the static daemon, which serves everybody, when a tenant held the connection before: it may have kept a copy, and
-could make a call of static's block.
+"""Requests that the door passes on one by one, and keeps the connection: those that come from a declared proxy, those
+to hosts that several owners share by path, and those to the static daemon on a connection that a tenant has held.
 
 The instance gets one end of a stream pair in place of the client's connection, and a head that says
-`Connection: close`. Of what the client sends, only the body of this request goes through; after the answer the
-connection ends, and the next request comes on another. Not even a hostile instance sees a byte meant for another owner.
-A WebSocket goes through whole once the instance has switched protocols.
+`Connection: close` (web/request.py). Of what the client sends, only the body of this request goes through; of what the
+instance writes, only one response (web/response.py). Then the connection goes back to the door's reading of heads: the
+next request on it may be for anybody. Not even a hostile instance sees a byte meant for another owner, or puts one in
+another's answer. A WebSocket goes through whole once the instance has switched protocols.
+
+Memory: one piece each way, smaller the more relays there are. Whoever has no room is not read from.
 """
 
 from __future__ import annotations
@@ -16,127 +18,103 @@ from collections.abc import Callable
 from typing import Final
 
 from fildes.kernel.fds import stream_pair
-from fildes.kernel.loop import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, Loop
+from fildes.kernel.loop import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, Loop
+from fildes.web.access import About
 from fildes.web.answers import Answers
-from fildes.web.parcels import Conveyor, Parcel
-from fildes.web.sockets import borrow, close_passed
+from fildes.web.crowd import Crowd
+from fildes.web.parcels import Conveyor, Parcel, Past
+from fildes.web.proxies import Client
+from fildes.web.relayed import Relay
+from fildes.web.request import single_request
+from fildes.web.response import Broken
+from fildes.web.sockets import close_passed
+from fildes.wire import conveyor as wire
 from fildes.wire.http import Head
-from fildes.wire.http_body import Chunked, Sized
 from fildes.wire.http_fields import Refused
 
-_PIECE: Final = 65536
-_HOP_BY_HOP: Final = (b"connection", b"keep-alive", b"proxy-connection")
-_SWITCHED: Final = (b"HTTP/1.1 101", b"HTTP/1.0 101")
+PIECE: Final = 65536
+ALL_PIECES: Final = 16 << 20  # bytes that all relays together may hold each way, above SMALLEST for each
+SMALLEST: Final = 4096
+STALL: Final = 60.0  # seconds in which a client takes or sends nothing, and is waited for
+_SWEEP: Final = 1.0
 
-
-def single_request(head: Head, data: bytes) -> bytes:
-    """The head in `data` (its first `head.length` bytes), asking for this one response only."""
-    request_line, _, block = data[: head.length - 2].lstrip(b"\r\n").partition(b"\r\n")
-    kept = [line for line in block.split(b"\r\n") if line and line.partition(b":")[0].lower() not in _HOP_BY_HOP]
-    kept.append(b"Connection: Upgrade" if head.upgrade else b"Connection: close")
-    return b"\r\n".join((request_line, *kept, b"", b""))
-
-
-class _Whole:
-    """After a protocol switch everything is passed on."""
-
-    done = False
-
-    @staticmethod
-    def feed(data: bytes) -> bytes:
-        return data
-
-
-class _Relay:
-    """`client` and `inner` are owned. Bytes wait in `up` (to the instance) and `down` (to the client).
-    `passed`: a tenant held the client's connection before."""
-
-    __slots__ = (
-        "answered",
-        "body",
-        "client",
-        "conveyor",
-        "down",
-        "ended",
-        "head_only",
-        "held",
-        "inner",
-        "passed",
-        "raw",
-        "serial",
-        "sock",
-        "up",
-        "upgrade",
-    )
-
-    def __init__(self, parcel: Parcel, inner: int, head: Head, conveyor: Conveyor) -> None:
-        self.conveyor = conveyor
-        self.client = parcel.number
-        self.sock = borrow(parcel.number)  # because only its calls can say MSG_DONTWAIT
-        self.passed = parcel.origin is not None
-        self.inner = inner
-        self.head_only = head.line.method == "HEAD"
-        self.upgrade = bool(head.upgrade)
-        self.body: Sized | Chunked | _Whole = Chunked() if head.chunked else Sized(head.content_length or 0)
-        self.raw = head.chunked
-        self.held = b""  # what the client sent behind a request for an upgrade that is not granted yet
-        self.up = b""
-        self.down = b""
-        self.answered = False  # the first bytes of the response were seen
-        self.ended = False  # the instance sends nothing more
-        self.serial = 0
+# (number, peer, what came of the next request, past): the callee owns the number.
+Next = Callable[[int, bytes, bytes, Past], object]
 
 
 class Relays:
-    def __init__(self, loop: Loop, limit: int, answers: Answers) -> None:
+    def __init__(self, loop: Loop, limit: int, answers: Answers, crowd: Crowd, following: Next) -> None:
         self._loop = loop
         self._limit = limit
         self._answers = answers
-        self._relays: dict[int, _Relay] = {}  # by the client's number
-        self._serials: dict[int, _Relay] = {}
+        self._crowd = crowd
+        self._following = following
+        self._relays: dict[int, Relay] = {}  # by the client's number
+        self._sweeping = False
 
     def __len__(self) -> int:
         return len(self._relays)
 
-    def start(self, parcel: Parcel, head: Head, conveyor: Conveyor, post: Callable[[Conveyor, Parcel], object]) -> None:
-        """Take over the client's connection, and post one end of a stream pair in its place."""
+    def start(
+        self,
+        parcel: Parcel,
+        head: Head,
+        conveyor: Conveyor,
+        post: Callable[[Conveyor, Parcel], object],
+        *,
+        client: Client | None,
+        most: int,
+        timeout: float,
+    ) -> None:
+        """Take over the client's connection, and post one end of a stream pair in its place.
+
+        `most`: bytes of body that pass; `timeout`: seconds until an answer begins. `client`: as a proxy told."""
         if len(self._relays) >= self._limit:
             text = "Too many connections are relayed."
-            passed = parcel.origin is not None
-            self._answers.unavailable(parcel.number, text, head_only=parcel.head_only, passed=passed)
+            self._answers.unavailable(parcel.number, text, head_only=parcel.head_only, passed=parcel.past.passed)
+            return
+        if not self._crowd.enter(parcel.who):
+            self._answers.crowded(parcel.number, parcel.past, head_only=parcel.head_only)
             return
         inner, outer = stream_pair()
         for end in (inner, outer):
             os.set_blocking(end.fileno(), False)
-        relay = _Relay(parcel, inner.take(), head, conveyor)
+        relay = Relay(parcel, inner.take(), head, conveyor, most, timeout, self._loop.time())
+        conveyor.relayed += 1
         self._relays[relay.client] = relay
-        self._loop.watch(relay.client, EPOLLIN, lambda events: self._on_client(relay, events))
-        self._loop.watch(relay.inner, EPOLLIN, lambda events: self._on_inner(relay, events))
-        first, rest = single_request(head, parcel.head), parcel.head[head.length :]
-        replacement = Parcel(outer.take(), parcel.peer, first)
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(_SWEEP, self._sweep)
+        flags, peer = 0, parcel.peer
+        if client is not None:
+            flags = wire.FORWARDED | (wire.TLS if client.secure else 0)
+            peer = client.address
+        first, rest = single_request(head, parcel.head, client), parcel.head[head.length :]
+        replacement = Parcel(outer.take(), peer, first, flags, Past(relay=relay, flags=flags))
         if not self._take_in(relay, rest):
             os.close(replacement.number)
             return
         post(conveyor, replacement)
-        if replacement.serial:  # else it was refused at once
-            relay.serial = replacement.serial
-            self._serials[relay.serial] = relay
         self._push_up(relay)
 
-    def came_back(self, conveyor: Conveyor, serial: int) -> bool:
-        """`conveyor` hands back what it was given as `serial`: if it was relayed, the client gets 421."""
-        relay = self._serials.get(serial)
-        if relay is None or relay.conveyor is not conveyor:
+    def came_back(self, copy: Parcel | None) -> bool:
+        """An instance hands back what was relayed to it: the client gets 421."""
+        relay = copy.past.relay if copy is not None else None
+        if not isinstance(relay, Relay):
             return False
-        self._finish(relay, 421, "This program does not serve what was asked for.")
+        if self._is_there(relay):
+            self._finish(relay, 421, "This program does not serve what was asked for.")
         return True
+
+    def _is_there(self, relay: Relay) -> bool:
+        return self._relays.get(relay.client) is relay
 
     # — client → instance —
 
-    def _on_client(self, relay: _Relay, events: int) -> None:
+    def _on_client(self, relay: Relay, events: int) -> None:
         if events & (EPOLLHUP | EPOLLERR):
             try:
-                relay.sock.recv(_PIECE, socket.MSG_DONTWAIT)
+                relay.sock.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
             except BlockingIOError:
                 return  # an event of the number's last owner, in the same round of the loop
             except OSError:
@@ -145,37 +123,39 @@ class Relays:
             return
         if events & EPOLLOUT:
             self._push_down(relay)
-        if events & EPOLLIN and relay.client in self._relays and not relay.up:
+        if not self._is_there(relay) or relay.up:
+            return
+        if events & EPOLLIN and relay.wants_more:
             try:
-                data = relay.sock.recv(_PIECE, socket.MSG_DONTWAIT)
+                data = relay.sock.recv(self._piece(), socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
+                self._end(relay)
+                return
             if not data:
-                self._end(relay)  # as on a direct connection, the instance learns by the end of its stream
-            elif self._take_in(relay, data):
-                self._push_up(relay)
+                relay.client_ended = True
+            elif not self._take_in(relay, data):
+                return
+            relay.moved = self._loop.time()
+            self._push_up(relay)
+        elif events & EPOLLRDHUP:
+            relay.client_ended = True
+            self._push_up(relay)
 
-    def _take_in(self, relay: _Relay, data: bytes) -> bool:
+    def _piece(self) -> int:
+        return max(SMALLEST, min(PIECE, ALL_PIECES // max(1, len(self._relays))))
+
+    def _take_in(self, relay: Relay, data: bytes) -> bool:
         """What of `data` is this request's goes up. False: it was refused, the relay is finished."""
-        if not data or relay.body.done:
-            if relay.upgrade:
-                relay.held = (relay.held + data)[:_PIECE]
-            return True
         try:
-            body = relay.body.feed(data)
+            relay.take_in(data)
         except Refused as refused:
             self._finish(relay, refused.bad.status, refused.bad.sentence)
             return False
-        if relay.raw:  # chunks are made anew: extensions and trailers end here
-            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            if relay.body.done:
-                body += b"0\r\n\r\n"
-        relay.up += body
         return True
 
-    def _push_up(self, relay: _Relay) -> None:
+    def _push_up(self, relay: Relay) -> None:
         if relay.up:
             try:
                 sent = os.write(relay.inner, relay.up)
@@ -183,44 +163,55 @@ class Relays:
                 sent = 0
             except OSError:  # it doesn't read on; it may still answer
                 sent = len(relay.up)
-            relay.up = relay.up[sent:]
+                relay.deaf = True
+            if sent:
+                relay.up = relay.up[sent:]
+                relay.moved = self._loop.time()
+        if relay.client_ended and not relay.up and not relay.told_end:
+            # As on a direct connection, the instance learns by the end of its stream.
+            relay.told_end = True
+            relay.end_inner()
         self._watch(relay)
 
     # — instance → client —
 
-    def _on_inner(self, relay: _Relay, events: int) -> None:
-        if events & EPOLLOUT:
-            self._push_up(relay)
-        if not events & ~EPOLLOUT or relay.down or relay.ended or relay.client not in self._relays:
+    def _on_inner(self, relay: Relay, events: int) -> None:
+        if events & (EPOLLOUT | EPOLLHUP | EPOLLERR) and relay.up and self._is_there(relay):
+            self._push_up(relay)  # to somebody who is gone it fails, and waits no more
+        if not events & ~EPOLLOUT or relay.down or relay.ended or not self._is_there(relay):
             return
         try:
-            data = os.read(relay.inner, _PIECE)
+            data = os.read(relay.inner, self._piece())
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        if not data:
-            if not relay.answered:
-                self._finish(relay, 502, "The program ended the connection without an answer.")
-                return
-            relay.ended = True
-        elif not relay.answered:
-            relay.answered = True
-            if relay.upgrade:
-                self._switch(relay, data)
-        relay.down += data
-        self._push_down(relay)
-
-    def _switch(self, relay: _Relay, data: bytes) -> None:
-        relay.upgrade = False
-        held, relay.held = relay.held, b""
-        if data.startswith(_SWITCHED):
-            relay.body = _Whole()
-            relay.raw = False
-            relay.up += held
+        response = relay.response
+        try:
+            if data:
+                response.early = not relay.body.done
+                relay.down = response.feed(data)
+            else:
+                relay.ended = True
+                if not response.end():
+                    raise Broken("it ended before its response was complete")
+        except Broken as broken:
+            self._broken(relay, str(broken))
+            return
+        if response.switched and not relay.open:
+            relay.switch()
             self._push_up(relay)
+        if self._is_there(relay):
+            self._push_down(relay)
 
-    def _push_down(self, relay: _Relay) -> None:
+    def _broken(self, relay: Relay, why: str) -> None:
+        if relay.response.begun:  # only an abrupt end says that what was sent is not the whole
+            self._end(relay)
+        else:
+            name = relay.conveyor.service
+            self._finish(relay, 502, f"The program's answer can't be passed on: {why}. See: fildes logs {name}")
+
+    def _push_down(self, relay: Relay) -> None:
         if relay.down:
             try:
                 sent = relay.sock.send(relay.down, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -229,38 +220,84 @@ class Relays:
             except OSError:
                 self._end(relay)
                 return
-            relay.down = relay.down[sent:]
-        if relay.ended and not relay.down:
-            client = relay.client
-            self._end(relay, keep_client=True)
-            self._answers.drain(client, passed=relay.passed)
+            if sent:
+                relay.down = relay.down[sent:]
+                relay.moved = self._loop.time()
+        if not relay.down and (relay.response.done or (relay.ended and relay.response.switched)):
+            self._complete(relay)
         else:
             self._watch(relay)
 
+    def _complete(self, relay: Relay) -> None:
+        keep = relay.may_keep
+        number, past, peer, rest = relay.client, relay.past, relay.peer, relay.rest
+        self._end(relay, keep_client=True)
+        if keep:
+            self._following(number, peer, rest, past)
+        else:
+            self._answers.drain(number, passed=past.passed)
+
     # — both —
 
-    def _watch(self, relay: _Relay) -> None:
-        if relay.client not in self._relays:
-            return
+    def _watch(self, relay: Relay) -> None:
         # A client that sends more than this request is not read: it may not fill the door's memory.
-        listening = not relay.up and (not relay.body.done or (relay.upgrade and len(relay.held) < _PIECE))
-        self._loop.rewatch(relay.client, (EPOLLIN if listening else 0) | (EPOLLOUT if relay.down else 0))
-        answering = not relay.down and not relay.ended
-        wanted = (EPOLLIN if answering else 0) | (EPOLLOUT if relay.up and not relay.ended else 0)
-        # Not merely a mask of 0: the end of the instance's stream would be reported again and again.
-        self._loop.unwatch(relay.inner)
-        if wanted:
-            self._loop.watch(relay.inner, wanted, lambda events: self._on_inner(relay, events))
+        mask = (EPOLLIN if not relay.up and relay.wants_more else 0) | (EPOLLOUT if relay.down else 0)
+        if not relay.client_ended and not relay.up:
+            mask |= EPOLLRDHUP
+        if mask != relay.client_mask:
+            if relay.client_mask < 0:
+                self._loop.watch(relay.client, mask, lambda events: self._on_client(relay, events))
+            else:
+                self._loop.rewatch(relay.client, mask)
+            relay.client_mask = mask
+        mask = (EPOLLIN if not relay.down and not relay.ended else 0) | (
+            EPOLLOUT if relay.up and not relay.ended else 0
+        )
+        if mask != relay.inner_mask:
+            if not mask:  # not merely a mask of 0: the end of the instance's stream would be reported again and again
+                self._loop.unwatch(relay.inner)
+                mask = -1
+            elif relay.inner_mask < 0:
+                self._loop.watch(relay.inner, mask, lambda events: self._on_inner(relay, events))
+            else:
+                self._loop.rewatch(relay.inner, mask)
+            relay.inner_mask = mask
 
-    def _finish(self, relay: _Relay, status: int, sentence: str) -> None:
+    def _sweep(self) -> None:
+        self._sweeping = bool(self._relays)
+        if not self._sweeping:
+            return
+        self._loop.call_later(_SWEEP, self._sweep)
+        now = self._loop.time()
+        for relay in list(self._relays.values()):
+            waited = now - relay.moved
+            if relay.open:
+                if relay.down and waited > STALL:
+                    self._end(relay)
+            elif relay.down:
+                if waited > STALL:
+                    self._end(relay)
+            elif not relay.response.begun:
+                if relay.wants_more and not relay.up:
+                    if waited > max(STALL, relay.timeout):
+                        self._finish(relay, 408, f"The body of the request did not go on for {STALL:g} seconds.")
+                elif waited > relay.timeout:
+                    text = f"The program did not begin to answer within {relay.timeout:g} seconds."
+                    self._finish(relay, 504, text)
+
+    def _finish(self, relay: Relay, status: int, sentence: str) -> None:
         """Answer in the instance's place."""
         client = relay.client
         self._end(relay, keep_client=True)
-        self._answers.refuse(client, status, sentence, head_only=relay.head_only, passed=relay.passed)
+        self._answers.refuse(
+            client, status, sentence,
+            head_only=relay.response.head_only, passed=relay.past.passed, about=About(relay.peer, relay.head),
+        )  # fmt: skip
 
-    def _end(self, relay: _Relay, *, keep_client: bool = False) -> None:
+    def _end(self, relay: Relay, *, keep_client: bool = False) -> None:
         del self._relays[relay.client]
-        self._serials.pop(relay.serial, None)
+        self._crowd.leave(relay.who)
+        relay.conveyor.relayed -= 1
         self._loop.unwatch(relay.client)
         self._loop.unwatch(relay.inner)
         os.close(relay.inner)

@@ -82,7 +82,7 @@ class Sending:
         if self._waiting:
             self._waits_no_more(parcel)
         conveyor.counts.sent += 1
-        conveyor.ledger.sent(parcel.serial)
+        conveyor.ledger.sent(parcel.serial, parcel.who)
         parcel.head = b""
         forgone = self._exchange.copies.keep(parcel.serial, parcel)
         if forgone is not None:

@@ -8,6 +8,8 @@ of the other end, and answer over it:
     bus -> instance    b"I" name_len:u8 name          an introduced stream, + 1 fd
     instance -> door   b"T" serial:u32 …              taken: the credit is returned
                        b"D" serial:u32 …              the first byte is being written: drop your copy
+                       b"K" serial:u32 …              as D, and it is kept for further requests …
+                       b"E" serial:u32 …              … which has ended now
                        b"B" serial:u32 head_len:u32 head     not mine: route it again, + 1 fd
 
 Connections come with O_NONBLOCK set (it belongs to the description, which door and instance share); introduced streams
@@ -18,7 +20,7 @@ whatever followed it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from struct import Struct
+from struct import Struct, unpack
 from struct import error as _StructError
 from typing import NamedTuple
 
@@ -53,6 +55,17 @@ class Taken(NamedTuple):
 
 
 class Done(NamedTuple):
+    serials: tuple[int, ...]
+
+
+class Kept(NamedTuple):
+    """Said in place of Done of connections that stay open, so that the door can count them; each is Ended later.
+    Who never says it has its kept connections not counted."""
+
+    serials: tuple[int, ...]
+
+
+class Ended(NamedTuple):
     serials: tuple[int, ...]
 
 
@@ -95,6 +108,14 @@ def encode_done(serials: Iterable[int]) -> bytes:
     return b"D" + b"".join([serial.to_bytes(4, "little") for serial in serials])
 
 
+def encode_kept(serials: Iterable[int]) -> bytes:
+    return b"K" + b"".join([serial.to_bytes(4, "little") for serial in serials])
+
+
+def encode_ended(serials: Iterable[int]) -> bytes:
+    return b"E" + b"".join([serial.to_bytes(4, "little") for serial in serials])
+
+
 def encode_back(serial: int, head: bytes) -> bytes:
     return b"B" + _back.pack(serial, len(head)) + head
 
@@ -131,15 +152,17 @@ def _connections(view: memoryview, fds: int) -> list[Connection]:
     return connections
 
 
-def decode_outward(data: bytes, fds: int) -> Taken | Done | Back:
+_lists: dict[bytes, type[Taken | Done | Kept | Ended]] = {b"T": Taken, b"D": Done, b"K": Kept, b"E": Ended}
+
+
+def decode_outward(data: bytes, fds: int) -> Taken | Done | Kept | Ended | Back:
     """What the door received from an instance, with the number of fds beside it. ValueError when it is none of ours.
 
     It comes from a tenant: nothing in it is to be believed. `fds` must be 1 for Back and 0 for the others.
     """
     kind = data[:1]
-    if kind in (b"T", b"D") and not fds and len(data) > 1 and len(data) % 4 == 1:
-        serials = Struct(f"<{len(data) // 4}I").unpack_from(data, 1)
-        return Taken(serials) if kind == b"T" else Done(serials)
+    if kind in _lists and not fds and len(data) > 1 and len(data) % 4 == 1:
+        return _lists[kind](unpack(f"<{len(data) // 4}I", data[1:]))
     if kind == b"B" and fds == 1 and len(data) >= 9:
         serial, size = _back.unpack_from(data, 1)
         if len(data) == 9 + size:

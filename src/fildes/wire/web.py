@@ -74,20 +74,23 @@ class Counts(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Counted(Struct, frozen=True, forbid_unknown_fields=True):
     """`sent`: connections handed over; `refused`: answered 502 or 503; `returned`: handed back. Now: `waiting` for
-    room in the conveyor's queue, `queued` in it and not yet taken."""
+    room in the conveyor's queue, `queued` in it and not yet taken, `open` in all: queued, or held by instances."""
 
     sent: int = 0
     refused: int = 0
     returned: int = 0
     waiting: int = 0
     queued: int = 0
+    open: int = 0
 
 
 class CountsGiven(Struct, frozen=True, forbid_unknown_fields=True):
-    """By release id; "static" is the static daemon. `reading`: connections whose head is not complete."""
+    """By release id; "static" is the static daemon. `reading`: connections whose head is not complete;
+    `relayed`: requests that the door relays now."""
 
     releases: dict[str, Counted] = {}
     accepted: int = 0
     reading: int = 0
     bad_requests: int = 0
     not_found: int = 0
+    relayed: int = 0

@@ -127,7 +127,7 @@ def test_a_relayed_connection_can_be_handed_back_by_its_holder_only(door, kit):
     door.delta([kit.route("a.test", "cccc", "/carl", owner="carl")])
     carl, mallory = door.instance("cccc"), door.instance("bbbb")
     with door.connect() as client, door.connect() as other:
-        client.sendall(kit.get("a.test", "/carl"))
+        client.sendall(kit.get("a.test", "/carl", extra="Connection: close\r\n"))
         connection, sock = carl.one()
         other.sendall(kit.get("b.test"))
         _, own = mallory.one()
