@@ -339,7 +339,7 @@ def test_it_crashes_again_and_again(wild: Node) -> None:
     assert [status for status, _ in answers] == [502] * 6 + [503] * 3
     found = state(wild, "wild")
     assert found["state"] == "halted" and "crashed more than 5 times in 10 s" in found["note"]
-    assert "fildes stop wild" in found["note"]
+    assert "fildes start wild" in found["note"]
     response = wild.request("/", host="wild.localhost")
     assert response.status == 503 and int(response.headers["Retry-After"]) > 0
     # Those who look after it may die: it stays halted until somebody says so.

@@ -7,6 +7,7 @@ complete: what is frozen can't fork.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import Final
@@ -91,7 +92,10 @@ class V1(Hierarchy):
                     break
         finally:
             if freezable:
-                self.set_frozen(path, False)
+                # Those below that were frozen by themselves too: there nobody dies until they are thawed.
+                for directory in _subtree(self._of("freezer", path)):
+                    with contextlib.suppress(FileNotFoundError):
+                        write(directory, "freezer.state", "THAWED")
 
     def set_frozen(self, path: str, frozen: bool) -> None:
         if "freezer" not in self._bases:

@@ -140,8 +140,9 @@ class Supervised:
         self._resting = True
         if self.release.runtime == "service":
             self._stopped(True)
-        self._absolve()
+        shut = self.state is State.HALTED
         self._happened(Event.STOP)
+        self._absolve(shut)
         for instance in ending:
             await instance.over
         return len(ending)
@@ -151,19 +152,20 @@ class Supervised:
         if self.frozen:
             raise Refused("frozen", f"{self.release.service} is frozen; first: fildes thaw {self.release.service}")
         self._resting = False
+        shut = self.stopped or self.state is State.HALTED
         self._stopped(False)
         if self.state is State.HALTED:
             self._happened(Event.STOP)
-        self._absolve()
+        self._absolve(shut)
         await self.prove()
         return len(self.crew)
 
-    def _absolve(self) -> None:
-        """Crashes are forgotten; the door, who was told that it takes nothing any more, has the conveyor again."""
+    def _absolve(self, shut: bool) -> None:
+        """Crashes are forgotten; the door, if it was told that nothing is taken any more, has the conveyor again."""
         self._intensity.forget()
         self._load_failures.forget()
         self.note = ""
-        if self._doorway and not self.stopped:
+        if shut and self._doorway and not self.stopped:
             self._doorway.announce()
             self._doorway.keep()
 
