@@ -28,8 +28,8 @@ def run(args: argparse.Namespace) -> int:
     close_all(fds)
     [service] = value["services"]
     if not service["urls"]:
-        what = "a service without HTTP" if service["runtime"] == "service" else "offered to other services only"
-        raise Trouble(f"{args.service} has no address to open: it is {what}")
+        what = "it has no HTTP" if service["runtime"] == "service" else "it is offered to other services only"
+        raise Trouble(f"{args.service} has no address to open: {what}")
     url = str(service["urls"][0])
     print(url, flush=True)
     if args.only_print:
