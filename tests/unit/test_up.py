@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fildes.init import doors, ground, world
+from fildes.init import doors, ground, layout, world
 from fildes.init.ground import Busy, Ground, Trouble
 
 
@@ -63,7 +63,7 @@ def test_the_state_directory_is_taken_once_and_says_by_whom(tmp_path: Path):
     first = Ground.take(state)
     try:
         assert os.stat(state).st_mode & 0o777 == 0o700
-        assert (tmp_path / "new/VERSION").read_text() == "1\n"
+        assert (tmp_path / "new/VERSION").read_text() == f"{layout.VERSION}\n"
         assert ground.holder(first.directory.fileno()) == os.getpid()
         with pytest.raises(
             Busy, match=rf"a node runs there already, as process {os.getpid()}: end it with `fildes down"
@@ -100,7 +100,7 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path: Path):
 def test_a_state_directory_of_a_later_version_is_left_alone(tmp_path: Path):
     Ground.take(str(tmp_path)).close()
     (tmp_path / "VERSION").write_text("7\n")
-    with pytest.raises(Trouble, match=r"its layout has version 7, this Fildes knows 1: use the Fildes that wrote it"):
+    with pytest.raises(Trouble, match=r"its layout has version 7, this Fildes knows 2: use the Fildes that wrote it"):
         Ground.take(str(tmp_path))
 
 
@@ -122,3 +122,29 @@ def test_a_control_socket_at_the_end_of_a_long_path(tmp_path: Path):
             pass
     finally:
         taken.close()
+
+
+def test_an_older_layout_becomes_todays_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "VERSION").write_text("1\n")
+    Ground.take(str(tmp_path)).close()
+    assert (tmp_path / "VERSION").read_text() == f"{layout.VERSION}\n"
+    assert (tmp_path / "data").is_dir()
+    # A step that fails leaves the version from which it is tried again.
+    (tmp_path / "data").rmdir()
+    (tmp_path / "VERSION").write_text("1\n")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fildes.init.ground.STEPS", {1: full})
+    with pytest.raises(Trouble, match="from version 1 to 2: No space left on device"):
+        Ground.take(str(tmp_path))
+    assert (tmp_path / "VERSION").read_text() == "1\n"
+
+
+@pytest.mark.parametrize("text", ["0", "99", "-1", "two", "1.5"])
+def test_a_layout_that_is_not_known_is_left_alone(tmp_path: Path, text: str):
+    (tmp_path / "VERSION").write_text(text)
+    with pytest.raises(Trouble, match="use the Fildes that wrote it"):
+        Ground.take(str(tmp_path))
+    assert (tmp_path / "VERSION").read_text() == text

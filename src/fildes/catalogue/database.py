@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -15,6 +16,10 @@ FIRST_UID: Final = 1000  # above uid_base: the daemons' own are below
 
 _CURRENT_ID: Final = "SELECT id FROM release WHERE service = ? AND state = 'current'"
 _encoder: Final = msgspec.msgpack.Encoder()
+
+
+class _Dry(Exception):
+    """Roll back: it was only to be known what would happen."""
 
 
 class Change(NamedTuple):
@@ -176,6 +181,26 @@ class Database(Lookup):
             after, number = self._next_number()
         self._forget()
         return Change(after, number, [], gone, unused), len(dropped)
+
+    def prune(self, owner: str | None, keep: int, *, dry: bool) -> tuple[Change, int, int]:
+        """Old releases go but for the `keep` newest of a service: (the change, how many, bytes of their files)."""
+        total = "SELECT coalesce(sum(size), 0) FROM object"
+        with contextlib.suppress(_Dry), self._transaction():
+            before = self._db.execute(total).fetchone()[0]
+            dropped = self._db.execute(
+                "DELETE FROM release WHERE id IN (SELECT id FROM (SELECT id, owner, row_number() OVER "
+                "(PARTITION BY service ORDER BY sequence DESC) AS place FROM release WHERE state = 'old') "
+                "WHERE place > ?2 AND (?1 IS NULL OR owner = ?1)) RETURNING bundle, pack",
+                (owner, keep),
+            ).fetchall()
+            unused = self._unused(dropped)
+            size = before - self._db.execute(total).fetchone()[0]
+            if dry:
+                raise _Dry
+            after, number = self._next_number()
+        if dry:
+            return Change(0, 0, [], [], []), len(dropped), size
+        return Change(after, number, [], [], unused), len(dropped), size
 
     def _unused(self, dropped: list[Any]) -> list[str]:
         """Delete the rows of those files that no release needs now."""

@@ -8,6 +8,8 @@ import msgspec
 
 from fildes.catalogue import snapshots, view
 from fildes.catalogue.connection import Connection
+from fildes.catalogue.copying import without_secrets
+from fildes.catalogue.faults import translated
 from fildes.catalogue.policy import Facts, Holder, Target, split
 from fildes.wire.catalogue import Login, Manifest, Policy, Release, ReleaseInfo, ServiceInfo, State
 
@@ -183,6 +185,15 @@ class Lookup(Connection):
     def secrets(self, owner: str, service: str) -> list[str]:
         rows = self._rows("SELECT name FROM secret WHERE owner = ? AND service = ? ORDER BY name", owner, service)
         return [row[0] for row in rows]
+
+    def all_secrets(self) -> list[tuple[str, str, str, bytes]]:
+        """(owner, service, name, value)"""
+        return [tuple(row) for row in self._rows("SELECT owner, service, name, value FROM secret")]
+
+    def copy(self) -> bytes:
+        """The whole database as one file, without the secrets."""
+        with translated():
+            return without_secrets(self._db)
 
     def secret(self, owner: str, service: str, name: str) -> bytes | None:
         value: bytes | None = self._value(

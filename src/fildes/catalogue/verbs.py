@@ -48,6 +48,8 @@ class Verbs:
         on("secret_set", wire.SecretSet, self.secret_set, "debug")
         on("secret_rm", wire.SecretRemove, self.secret_rm, "debug")
         on("secret_list", wire.SecretList, self.secret_list, "debug")
+        on("prune", wire.Prune, self.prune, "debug")
+        on("copy", wire.Copy, self.copy, "debug")
         on("logins", wire.Logins, self.logins, "debug")
         on("login_add", wire.LoginAdd, self.login_add, "debug")
         on("login_rm", wire.LoginRemove, self.login_rm, "debug")
@@ -171,6 +173,21 @@ class Verbs:
                 "not-found", f"there is no service {quote(service)}; to set its secrets first, name its owner"
             )
         return asker
+
+    async def prune(self, asked: Asked[wire.Prune]) -> wire.Pruned:
+        body = asked.body
+        if body.keep < 0:
+            raise Refused("malformed", f"{body.keep} releases can't be kept")
+        change, releases, size = self.db.prune(body.owner, body.keep, dry=body.dry)
+        if not body.dry:
+            self.publishing.announce(change)
+        return wire.Pruned(releases, size)
+
+    async def copy(self, asked: Asked[wire.Copy]) -> tuple[wire.Copied, list[Fd]]:
+        fds = [memfd.sealed("catalogue", self.db.copy())]
+        if asked.body.secrets:
+            fds.append(memfd.sealed("secrets", msgspec.msgpack.encode(self.db.all_secrets())))
+        return wire.Copied(self.db.uid_base), fds
 
     async def logins(self, asked: Asked[wire.Logins]) -> wire.LoginList:
         return wire.LoginList(self.db.logins(asked.body.uid))

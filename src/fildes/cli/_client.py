@@ -24,6 +24,14 @@ _LARGE: Final = 256 * 1024  # bytes of an answer from which the faster decoder i
 Note = Callable[[str, str, float], object]  # phase, text, ms
 
 
+class Refused(Trouble):
+    """The node said no; `code` is for programs."""
+
+    def __init__(self, text: str, code: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class Client:
     """A connection to the node of a state directory. Raises Trouble if there is none."""
 
@@ -60,7 +68,7 @@ class Client:
                 note(message["phase"], message["text"], message["ms"])
             elif kind == "failed":
                 close_all(came)
-                raise Trouble(_sentence(message))
+                raise Refused(_sentence(message), message["code"])
             elif kind == "answer":
                 return self._body(message, came)
             else:

@@ -7,9 +7,9 @@ import fcntl
 import os
 from typing import Final
 
+from fildes.init.layout import STEPS, VERSION
 from fildes.kernel.fds import Fd, close_all
 
-VERSION: Final = 1  # of the layout below the state directory
 LOCK: Final = "lock"
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -80,11 +80,21 @@ class Ground:
                     f"--state {self.path}: this is not a state directory, but holds {names}: name an empty directory"
                 )
             write(self.directory.fileno(), "VERSION", f"{VERSION}\n")
-        elif text != str(VERSION):
+            return
+        if not text.isdecimal() or not 0 < int(text) <= VERSION:
             raise Trouble(
-                f"--state {self.path}: its layout has version {text}, this Fildes knows {VERSION}: "
+                f"--state {self.path}: its layout has version {text[:20]}, this Fildes knows {VERSION}: "
                 "use the Fildes that wrote it, or a newer one"
             )
+        for version in range(int(text), VERSION):
+            try:
+                STEPS[version](self.directory.fileno())
+            except OSError as error:
+                raise Trouble(
+                    f"--state {self.path}: it can't be brought from version {version} to {version + 1}: "
+                    f"{error.strerror}; it is as it was: make room or mend its permissions, and start again"
+                ) from error
+            write(self.directory.fileno(), "VERSION", f"{version + 1}\n")
 
 
 def _lock(path: str, directory: int) -> Fd:

@@ -26,13 +26,13 @@ from fildes.publish.scratch import Job, Scratch, digest
 from fildes.publish.turns import Turns
 from fildes.publish.upload import Kept, Needs, Upload, Wish
 from fildes.wire import catalogue
-from fildes.wire.publish import Cancel, Lock, Progress, Publish, Repack
+from fildes.wire.publish import Cancel, Clean, Cleaned, Lock, Progress, Publish, Repack
 
 AT_ONCE: Final = 3
 MAX_QUEUE: Final = 32
 UNPACK_SECONDS: Final = 120.0
 BUNDLE_SECONDS: Final = 120.0
-CATALOGUE_SECONDS: Final = 600.0  # it warms the release within it, and has limits of its own
+CATALOGUE_SECONDS: Final = 86400.0  # it has limits of its own: the program loads, its commands run
 
 Tell = Callable[[str, str, float], None]  # phase, text, ms
 
@@ -98,6 +98,12 @@ class Publishing:
             raise Refused("cancelled", "whoever asked for this publish is gone; nothing was changed") from error
         finally:
             del self._running[order.ticket]
+
+    async def clean(self, asked: Asked[Clean]) -> Cleaned:
+        """publish.clean. Raises Refused: not while somebody publishes, who may be about to use what is there."""
+        if self._running:
+            raise Refused("busy", f"{len(self._running)} publishes are under way; run fildes gc when they are done")
+        return Cleaned(await self._resolver.clean(os.urandom(8).hex()))
 
     def cancel(self, asked: Asked[Cancel]) -> None:
         """publish.cancel: whoever asked is gone."""

@@ -203,13 +203,15 @@ class Publish(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Published(Struct, frozen=True, forbid_unknown_fields=True):
-    """`phases`: milliseconds of check, store, warm (and the orchestrator's own below it), switch."""
+    """`phases`: milliseconds of check, store, warm (and the orchestrator's own below it), switch. `replaced`: the
+    release that was current before, and drains now."""
 
     release: str
     service: str
     urls: list[str]
     unchanged: bool = False
     phases: dict[str, float] = {}
+    replaced: str = ""
 
 
 class Known(Struct, frozen=True, forbid_unknown_fields=True):
@@ -260,11 +262,13 @@ class FindRelease(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Rollback(Struct, frozen=True, forbid_unknown_fields=True):
     """catalogue.rollback → Published. Without `release`: the newest one published before the current one.
-    It is checked against today's policy and warmed first. `owner` None: an operator asks."""
+    It is checked against today's policy and warmed first, its commands and its health check too. `owner` None: an
+    operator asks. `ticket`: as in Publish."""
 
     service: str
     release: str | None = None
     owner: str | None = None
+    ticket: str = ""
 
 
 class Remove(Struct, frozen=True, forbid_unknown_fields=True):
@@ -426,3 +430,32 @@ class LoginRemove(Struct, frozen=True, forbid_unknown_fields=True):
     """catalogue.login_rm → Done. What the owner published stays."""
 
     uid: int
+
+
+class Copy(Struct, frozen=True, forbid_unknown_fields=True):
+    """catalogue.copy → Copied + [sealed memfd: the database without its secrets, as one file], and with `secrets`
+    [sealed memfd: msgpack list of (owner, service, name, value)]. For a backup."""
+
+    secrets: bool = False
+
+
+class Copied(Struct, frozen=True, forbid_unknown_fields=True):
+    """`uid_base`: what the uids in it are counted from."""
+
+    uid_base: int
+
+
+class Prune(Struct, frozen=True, forbid_unknown_fields=True):
+    """catalogue.prune → Pruned. Old releases go but for the `keep` newest of each service, `owner`'s or (None)
+    everybody's. `dry`: it only says what would go."""
+
+    keep: int = 0
+    owner: str | None = None
+    dry: bool = False
+
+
+class Pruned(Struct, frozen=True, forbid_unknown_fields=True):
+    """`size` in bytes, of the files that nothing else needs."""
+
+    releases: int
+    size: int

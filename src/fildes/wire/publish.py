@@ -52,7 +52,11 @@ class Cancel(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Progress(msgspec.Struct, forbid_unknown_fields=True):
-    """A phase ended; `ms` is what it took, wall time. `text` is for people."""
+    """A phase ended; `ms` is what it took, wall time. `text` is for people.
+
+    `ms` below 0: nothing ended. `phase` has begun, and `text` says what is waited for; with no `phase`, `text` is lines
+    that a command of the release printed.
+    """
 
     ticket: str
     phase: str
@@ -67,3 +71,13 @@ class Index(msgspec.Struct, forbid_unknown_fields=True):
     is the way out of it. The lease is one end of a pair; when its other end closes, the proxy ends with all its
     connections.
     """
+
+
+class Clean(msgspec.Struct, forbid_unknown_fields=True):
+    """publish.clean → Cleaned. What can be fetched and made again goes: packages, wheels, what was installed of them."""
+
+
+class Cleaned(msgspec.Struct, forbid_unknown_fields=True):
+    """`size` in bytes."""
+
+    size: int
