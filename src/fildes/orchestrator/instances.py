@@ -90,6 +90,7 @@ class Instance:
         if pidfd is not None:
             self._hold(pidfd)
             self.stage = Stage.OPEN
+            self.ready.resolve(True)
             self._say(b"?")
 
     def drain(self) -> None:

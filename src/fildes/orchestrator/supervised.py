@@ -10,41 +10,28 @@ from fildes.daemon.peer import Peer, Refused
 from fildes.daemon.store import Deposit, Store
 from fildes.kernel.fds import Fd
 from fildes.kernel.loop import Loop, Timer
-from fildes.orchestrator import freezing, plan, scale, wishes
+from fildes.orchestrator import freezing, plan
 from fildes.orchestrator.commands import Commands
 from fildes.orchestrator.crew import Crew
 from fildes.orchestrator.doorway import Doorway
 from fildes.orchestrator.instances import BLOB, Instance
-from fildes.orchestrator.life import Said
 from fildes.orchestrator.nursery import Nursery
 from fildes.orchestrator.orders import Orders
 from fildes.orchestrator.plan import Do, Event, State
 from fildes.orchestrator.resources import Resources
+from fildes.orchestrator.steered import Steered
 from fildes.orchestrator.stock import Stock
-from fildes.orchestrator.zygotes import Zygote
-from fildes.wire import log, web
+from fildes.wire import web
 from fildes.wire.catalogue import Release
 
-ZYGOTE_IDLE: Final = 900.0  # seconds without an instance after which a zygote ends
 DRAIN: Final = 30.0  # seconds that an old release's instance has to finish
 STOP_LIMIT: Final = 2.0  # seconds that an instance has to finish when it is told to stop
 LEAST_LIFE: Final = 1.0  # seconds within which an instance that ends and leaves connections waiting has crashed
-READY_LIMIT: Final = 30.0  # seconds that a first instance may take until it serves
-PRESSED: Final = 0.02  # seconds that something must wait while all are full: one of them may have room by then
 
 
-class Supervised:
+class Supervised(Steered):
     def __init__(self, loop: Loop, peer: Peer, store: Store, resources: Resources, release: Release) -> None:
-        self._loop, self._peer = loop, peer
-        self.release = release
-        self.state = State.ASLEEP
-        self.note = ""
-        self.crashes = 0
-        self.current = False  # else it is a candidate
-        self.frozen = resources.wishes.has(release.id, wishes.FROZEN)
-        self.stopped = resources.wishes.has(release.id, wishes.STOPPED)
-        self._resting = False  # stopped; the next request starts it again
-        self._resources = resources
+        super().__init__(loop, peer, resources, release)
         self.on_retired: Callable[[], object] = lambda: None
         self._doorway = Doorway(loop, peer, store, release)
         self.crew = Crew(loop, peer, store, resources, release)
@@ -77,8 +64,6 @@ class Supervised:
         self._load_failures = plan.Intensity(most=2, period=120.0)
         self._timer: Timer | None = None
         self._leaving = False  # DRAIN runs
-        self._pressed: Timer | None = None
-        self._queued = False  # it waits for its turn to load
 
     # — what others ask —
 
@@ -94,119 +79,10 @@ class Supervised:
         self._look()
         return end
 
-    async def warm(self) -> Zygote:
-        """Its zygote, loaded if there is none. Raises Refused when it did not load."""
-        if self.state is State.ASLEEP:
-            self._happened(Event.WANTED)
-        await self.nursery.settled()
-        if self.nursery.zygote is None:
-            raise Refused("warm", self.note)
-        return self.nursery.zygote
-
-    async def prove(self) -> dict[str, float]:
-        """Load the program and start one instance of it. Raises Refused with the reason. Milliseconds by phase."""
-        zygote = await self.warm()
-        phases = dict(zygote.phases)
-        began = time.monotonic()
-        self._doorway.open()
-        if self.state is State.WARM:
-            self._happened(Event.WANTED)
-        await self.orders.first()
-        instance = next(iter(self.crew), None)
-        if instance is None:
-            raise Refused("warm", self._did_not_start())
-        timer = self._loop.call_later(READY_LIMIT, lambda: self._too_slow(instance))
-        try:
-            if not await instance.ready:
-                raise Refused("warm", self._did_not_start())
-        finally:
-            timer.cancel()
-        phases["start"] = (time.monotonic() - began) * 1e3
-        return phases
-
-    def _did_not_start(self) -> str:
-        name = self.release.service
-        return f"{name} did not start: {self.note or 'it ended'}; what it printed shows: fildes logs {name}"
-
-    async def stop(self) -> int:
-        """End its instances, or the zygote if there are none, and forget its crashes. How many instances there were.
-
-        A `service` stays so until `start`; others are started by the next request.
-        """
-        self.thaw()
-        self.commands.end()
-        await self.commands.ended()
-        ending = list(self.crew)
-        self._resting = True
-        if self.release.runtime == "service":
-            self._stopped(True)
-        shut = self.state is State.HALTED
-        self._happened(Event.STOP)
-        self._absolve(shut)
-        for instance in ending:
-            await instance.over
-        return len(ending)
-
-    async def start(self) -> int:
-        """Forget that it was stopped, or halted, and run. How many instances there are. Raises Refused."""
-        if self.frozen:
-            raise Refused("frozen", f"{self.release.service} is frozen; first: fildes thaw {self.release.service}")
-        self._resting = False
-        shut = self.stopped or self.state is State.HALTED
-        self._stopped(False)
-        if self.state is State.HALTED:
-            self._happened(Event.STOP)
-        self._absolve(shut)
-        await self.prove()
-        return len(self.crew)
-
-    def _absolve(self, shut: bool) -> None:
-        """Crashes are forgotten; the door, if it was told that nothing is taken any more, has the conveyor again."""
-        self._intensity.forget()
-        self._load_failures.forget()
-        self.note = ""
-        if shut and self._doorway and not self.stopped:
-            self._doorway.announce()
-            self._doorway.keep()
-
-    def _stopped(self, stopped: bool) -> None:
-        if self.stopped == stopped:
-            return
-        self.stopped = stopped
-        self._resources.wishes.set(self.release.id, wishes.STOPPED, stopped)
-        if stopped:
-            self._peer.tell("web.retired", web.Retired(self.release.id, self._why_stopped()))
-            self._doorway.unwatch()
-            self._doorway.hand_back()
-
-    def _why_stopped(self) -> str:
-        return f"{self.release.service} was stopped; start it again: fildes start {self.release.service}"
-
-    async def freeze(self) -> int:
-        """All its processes stand still until `thaw`; who comes meanwhile waits. How many instances there are."""
-        if self.state is State.HALTED:
-            raise Refused("halted", self.note)
-        self.frozen = True
-        await self.nursery.settled()  # a load has a time limit, and none of the wall clock's is stopped
-        if self.frozen and self.state is not State.RETIRED:
-            freezing.freeze(self.nursery.zygote, self.crew)
-            self._resources.wishes.set(self.release.id, wishes.FROZEN, True)
-            self.orders.cancel()
-            self._clear_timer()
-            self._doorway.unwatch()
-        return len(self.crew)
-
-    def thaw(self) -> int:
-        if self.frozen:
-            self.frozen = False
-            freezing.thaw(self.nursery.zygote, self.crew)
-            self._resources.wishes.set(self.release.id, wishes.FROZEN, False)
-            self.resume()
-        return len(self.crew)
-
     def retire(self) -> None:
         """Another release is current, or the service is gone: finish, then end."""
         self._peer.tell("web.retired", web.Retired(self.release.id))
+        self.current = False
         self.thaw()
         self._happened(Event.RETIRE)
         if self.nursery.zygote is None and not self.crew:
@@ -262,91 +138,7 @@ class Supervised:
         else:
             self._happened(Event.LOAD_FAILED)
 
-    def _watch(self) -> None:
-        if self.frozen or self.stopped:
-            return
-        if self.state is State.WARM and self._timer is None:
-            self._set_timer(ZYGOTE_IDLE, self._unused)
-        self._doorway.watch(self._wanted)
-
-    def _wanted(self) -> None:
-        self._resting = False
-        self.orders.wanted_at = time.monotonic()
-        self._happened(Event.WANTED)
-
-    def _unused(self) -> None:
-        self._timer = None
-        if self.commands:
-            self._set_timer(ZYGOTE_IDLE, self._unused)
-        else:
-            self._happened(Event.UNUSED)
-
     # — instances —
-
-    def bounds(self) -> scale.Bounds:
-        """What can't be forked is one process."""
-        return scale.bounds(self.release, forks=self.nursery.threads == 1, standing=self._standing())
-
-    def _standing(self) -> bool:
-        """Whether instances are to run, or to stand by, though nobody asks for one."""
-        return (
-            self.current
-            and not (self.stopped or self.frozen or self._resting)
-            and scale.stands(self.release.runtime, self.release.limits.spares)
-        )
-
-    def _seen(self) -> scale.Seen:
-        return scale.Seen.of(self.crew.stages(), self.orders.waiting)
-
-    def _on_word(self, instance: Instance, said: Said) -> None:
-        if said is Said.RESTS and scale.surplus(self.bounds(), self._seen()):
-            instance.drain()
-        self.consider()
-
-    def consider(self) -> None:
-        """Whether there are enough instances, and whether to look at the queue."""
-        if self.state is State.ASLEEP and self._standing():
-            if not self._queued:
-                self._queued = True
-                self._loop.spawn(self._load_in_turn())
-        elif self.state is State.WARM and self._standing():
-            self._happened(Event.WANTED)
-        elif self.state is State.RUNNING and not self.frozen:
-            for _ in range(scale.starts(self.bounds(), self._seen())):
-                self._start()
-            self._look()
-
-    async def _load_in_turn(self) -> None:
-        """Nobody waits for it: a few such loads at a time."""
-        pace = self._resources.pace
-        await pace.take()
-        try:
-            self._queued = False
-            if self.state is State.ASLEEP and self._standing():
-                self._happened(Event.WANTED)
-                await self.nursery.settled()
-                await self.orders.first()
-        finally:
-            pace.give()
-
-    def _look(self) -> None:
-        if self._pressed is not None or self.state is not State.RUNNING or self.frozen:
-            return  # the queue is looked at again in a moment, or when it goes on
-        if not self.stopped and scale.watches(self.bounds(), self._seen()):
-            self._doorway.watch(self._waits)
-        else:
-            self._doorway.unwatch()
-
-    def _waits(self) -> None:
-        self.orders.wanted_at = time.monotonic()
-        self._pressed = self._loop.call_later(PRESSED, self._still_waits)
-
-    def _still_waits(self) -> None:
-        self._pressed = None
-        if self.state is State.RUNNING and not self.frozen:
-            for _ in range(scale.starts(self.bounds(), self._seen(), self._doorway.waiting())):
-                self._start()
-            self._look()
 
     def _prepare(self) -> None:
         if self.nursery.zygote is not None and self.state in (State.WARM, State.RUNNING):
@@ -359,11 +151,6 @@ class Supervised:
     def _no_order(self, why: str) -> None:
         self.note = why
         self._on_zygote_gone()  # another order would fare no better
-
-    def _start(self) -> None:
-        self._clear_timer()
-        self._doorway.unwatch()
-        self.orders.more()
 
     # — what happens to it —
 
@@ -437,11 +224,6 @@ class Supervised:
         else:
             self._happened(Event.ZYGOTE_GONE)
 
-    def _too_slow(self, instance: Instance) -> None:
-        self.note = f"it was not ready to serve within {READY_LIMIT:g} s after its start"
-        if instance in self.crew:
-            self._end_now()
-
     # — ending —
 
     def _end(self) -> None:
@@ -459,6 +241,7 @@ class Supervised:
 
     def _end_now(self) -> None:
         """Kill what runs, at once. The release itself stays, unless it is retired."""
+        self._needed()
         self._clear_timer()
         if self.frozen:
             freezing.thaw(self.nursery.zygote, self.crew)  # in a frozen cgroup (v1) nobody dies
@@ -534,7 +317,9 @@ class Supervised:
             self.state = State.RUNNING
 
     def resume(self) -> None:
-        """After everything was adopted: go on."""
+        """After everything was adopted, or thawed: go on."""
+        if self.state is State.RUNNING and not self.crew and not self.orders.waiting:
+            self._happened(Event.ENDED)
         if self.state in (State.ASLEEP, State.WARM):
             self._watch()
         elif self.state is State.HALTED:
@@ -546,7 +331,7 @@ class Supervised:
     # — small things —
 
     def _set_timer(self, seconds: float, callback: Callable[[], object]) -> None:
-        """One at a time: what a zygote waits for when it is unused, and instances when they are to end."""
+        """One at a time: what instances have that are to end."""
         self._clear_timer()
         self._timer = self._loop.call_later(seconds, callback)
 
@@ -554,9 +339,6 @@ class Supervised:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _log(self, text: str) -> None:
-        self._peer.tell("log.append", log.Append(self.release.service, text))
 
 
 _CARRY_OUT: Final[dict[Do, Callable[[Supervised], None]]] = {

@@ -45,6 +45,11 @@ class Wishes:
                 del self._held[release]
         self._write()
 
+    def forget(self, release: str) -> None:
+        """It is not current any more. Raises OSError."""
+        if self._held.pop(release, None) is not None:
+            self._write()
+
     def keep(self, releases: Container[str]) -> None:
         """Forget those of other releases."""
         gone = [release for release in self._held if release not in releases]
