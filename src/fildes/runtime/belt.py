@@ -31,8 +31,8 @@ class Belt:
         self.make = make
         self.room = bytearray(conveyor.MAX_DATAGRAM)  # made in the zygote, and shared until it is written to
         self.view = memoryview(self.room)
-        self.done: list[int] = []  # serials whose first byte is being written
-        self._taken: list[int] = []  # serials that the door couldn't be told of yet
+        self.done: list[Any] = []  # connections whose first byte is being written, and kept ones that have ended
+        self._lists: dict[bytes, list[int]] = {b"T": [], b"D": [], b"K": [], b"E": []}  # serials, as they are told
         self._returning: deque[tuple[Connection, bytes]] = deque()
         self._taking = False
         self._retrying = False
@@ -101,7 +101,7 @@ class Belt:
                     serving.arrived(self.make(serving, fd, serial, marks, client), head)
 
     def _tell_taken(self, serials: list[int]) -> None:
-        self._taken += serials
+        self._lists[b"T"] += serials
         if not self._retrying:
             self.flush()
 
@@ -111,12 +111,10 @@ class Belt:
             return
         self._retrying = False
         try:
-            if self._taken:
-                self._socket.send(conveyor.encode_taken(self._taken), _SEND)
-                self._taken = []
-            if self.done:
-                self._socket.send(conveyor.encode_done(self.done), _SEND)
-                self.done = []
+            for word, serials in self._sorted().items():
+                if serials:
+                    self._socket.send(conveyor.encode_serials(word, serials), _SEND)
+                    self._lists[word] = []
             while self._returning:
                 self._return(*self._returning[0])
                 self._returning.popleft()
@@ -124,7 +122,23 @@ class Belt:
             self._retrying = True
             self.serving.loop.call_later(RETRY, self.flush)
         except OSError:  # nobody reads them: a door that comes back starts with new serials
-            self._taken, self.done = [], []
+            self._lists = {b"T": [], b"D": [], b"K": [], b"E": []}
+
+    def _sorted(self) -> dict[bytes, list[int]]:
+        """What is to be told. Connections that were closed at once are done; the door counts those that are kept."""
+        lists, done = self._lists, self.done
+        while done:  # the same list always: other threads may add to it
+            connection = done.pop()
+            if connection.kept:
+                lists[b"E"].append(connection.serial)
+            elif connection.fd < 0:
+                lists[b"D"].append(connection.serial)
+            else:
+                connection.kept = True
+                lists[b"K"].append(connection.serial)
+                if connection.fd < 0:  # closed this very moment, by a thread that may not have seen the mark
+                    lists[b"E"].append(connection.serial)
+        return lists
 
     def hand_back(self, connection: Connection, data: bytes) -> None:
         """Give the connection back to the door, with what was read of its next request."""
@@ -147,4 +161,5 @@ class Belt:
             self.serving.misdirected(connection)
         else:
             connection.told = True  # the door has it
+            connection.kept = False
             self.serving.close(connection)

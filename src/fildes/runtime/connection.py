@@ -44,6 +44,7 @@ class Connection:
         "eof",
         "fd",
         "flags",
+        "kept",
         "mask",
         "out",
         "owner",
@@ -66,6 +67,7 @@ class Connection:
         self.out: memoryview | None = None  # accepted for writing, not written yet
         self.mask = -1  # events that epoll watches for, besides EPOLLHUP and EPOLLERR; −1: not registered at all
         self.eof = False  # the client has finished sending; it may still be reading
+        self.kept = False  # the door counts it, and is to be told when it ends
         self.told = serial < 0  # the door knows that the response has begun
         self.since = 0.0  # when something last moved, on the loop's clock
         self.owner: Owner | None = None

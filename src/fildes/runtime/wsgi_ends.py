@@ -25,6 +25,7 @@ class Client:
         "eof",
         "fd",
         "flags",
+        "kept",
         "mask",
         "out",
         "owner",
@@ -46,6 +47,7 @@ class Client:
         self.out: memoryview | None = None  # the end of a last response, not written yet
         self.mask = -1  # events that epoll watches for, besides EPOLLHUP and EPOLLERR; −1: not registered at all
         self.eof = False  # the client has finished sending; it may still be reading
+        self.kept = False  # the door counts it, and is to be told when it ends
         self.told = serial < 0  # the door knows that the response has begun
         self.since = 0.0  # when something last moved
         self.owner: Any = None

@@ -73,6 +73,7 @@ class Serving:
         self.draining = False
         self.why = ""
         self._handle = -1
+        self.on_idle: Callable[[], object] | None = None  # instead of ending then
         self._deadline = 0.0
         self._quiet_since = 0.0
         self._swept = 0.0
@@ -144,6 +145,10 @@ class Serving:
             return SWEEP
         left = self._quiet_since + self.idle - now
         if left <= 0:
+            if self.on_idle is not None:
+                self._quiet_since = now
+                self.on_idle()
+                return self.idle
             self.post(lambda: self.drain("idle") if not self._is_waited_for() else None)
             return SWEEP
         return left
@@ -188,7 +193,7 @@ class Serving:
         """The first byte of a response was written: the door may drop its copy of the connection."""
         if not connection.told:
             connection.told = True
-            self.belt.done.append(connection.serial)
+            self.belt.done.append(connection)
 
     def call_later(self, delay: float, act: Callable[[], object]) -> None:
         """For the belt, when the door's queue was full."""
@@ -462,6 +467,8 @@ class Serving:
             connection.mask = -1
         del self.connections[fd]
         os.close(fd)
+        if connection.kept:
+            self.belt.done.append(connection)
         self.tell(connection)
         connection.out = None
         owner, connection.owner = connection.owner, None

@@ -101,19 +101,24 @@ def encode_introduction(caller: str) -> bytes:
 
 
 def encode_taken(serials: Iterable[int]) -> bytes:
-    return b"T" + b"".join([serial.to_bytes(4, "little") for serial in serials])
+    return encode_serials(b"T", serials)
 
 
 def encode_done(serials: Iterable[int]) -> bytes:
-    return b"D" + b"".join([serial.to_bytes(4, "little") for serial in serials])
+    return encode_serials(b"D", serials)
 
 
 def encode_kept(serials: Iterable[int]) -> bytes:
-    return b"K" + b"".join([serial.to_bytes(4, "little") for serial in serials])
+    return encode_serials(b"K", serials)
 
 
 def encode_ended(serials: Iterable[int]) -> bytes:
-    return b"E" + b"".join([serial.to_bytes(4, "little") for serial in serials])
+    return encode_serials(b"E", serials)
+
+
+def encode_serials(word: bytes, serials: Iterable[int]) -> bytes:
+    """`word` is b"T", b"D", b"K" or b"E"."""
+    return word + b"".join([serial.to_bytes(4, "little") for serial in serials])
 
 
 def encode_back(serial: int, head: bytes) -> bytes:

@@ -136,11 +136,11 @@ class Door:
         message = conveyor.decode_outward(received.data, len(received.fds))
         if isinstance(message, conveyor.Taken):
             self.taken += message.serials
-        elif isinstance(message, conveyor.Done):
+        elif isinstance(message, conveyor.Done | conveyor.Kept):
             for serial in message.serials:
                 self.held.pop(serial).close()
             self.done += message.serials
-        else:
+        elif isinstance(message, conveyor.Back):
             fd = received.fds.pop()
             self.back.append((message.serial, message.head))
             sock = socket.socket(fileno=fd.take())

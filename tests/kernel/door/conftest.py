@@ -244,6 +244,12 @@ class Instance:
     def begin(self, *serials: int) -> None:
         self.say(conveyor.encode_done(serials))
 
+    def keep(self, *serials: int) -> None:
+        self.say(conveyor.encode_kept(serials))
+
+    def end(self, *serials: int) -> None:
+        self.say(conveyor.encode_ended(serials))
+
     def hand_back(self, serial: int, head: bytes, sock: socket.socket) -> None:
         self.say(conveyor.encode_back(serial, head), [sock.fileno()])
 
@@ -419,9 +425,9 @@ class StaticStage(Stage):
         told = conveyor.decode_outward(received.data, len(received.fds))
         if isinstance(told, conveyor.Back):
             self.returned.put((told, socket.socket(fileno=received.fds[0].take())))
-        elif isinstance(told, conveyor.Done):
+        elif isinstance(told, conveyor.Done | conveyor.Kept):
             self.done |= set(told.serials)
-        else:
+        elif isinstance(told, conveyor.Taken):
             self.taken |= set(told.serials)
 
     def connect(self) -> socket.socket:
