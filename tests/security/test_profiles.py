@@ -308,7 +308,10 @@ def test_no_second_listener_under_load() -> None:
     assert forked.run(tries) == [errno.EPERM] * 4
 
 
-NESTED = [("load", "serve"), ("load-files", "serve-files"), ("orchestrator", "load"), ("orchestrator", "load-files")]
+NESTED = [
+    *((f"load{variant}", f"serve{variant}") for variant in ("", "-files", "-sqlite", "-scratch")),
+    *(("orchestrator", f"load{variant}") for variant in ("", "-files", "-sqlite", "-scratch")),
+]
 
 
 @pytest.mark.parametrize(("outer", "inner"), NESTED)

@@ -1,7 +1,7 @@
 """Why a process holds each of its descriptors. Pure: the kernel's table in, a reason for each entry out.
 
 What was given is matched by the descriptor's own name, as the kernel shows it: the inode of a socket or pipe, the
-path of a file. What reaches nothing outside of the process needs no giver. What neither explains has no reason, and is
+path of a file or of a directory above it. What reaches nothing outside of the process needs no giver. What neither explains has no reason, and is
 shown so.
 """
 
@@ -32,6 +32,10 @@ def reasons(entries: Sequence[FdEntry], given: Mapping[str, str]) -> list[str]:
 def _reason(entry: FdEntry, given: Mapping[str, str], pipes: Mapping[str, set[int]]) -> str:
     if entry.target in given:
         return given[entry.target]
+    if entry.kind in ("file", "directory"):  # a name with a slash behind is of all that lies below it
+        for name, why in given.items():
+            if name.endswith("/") and f"{entry.target}/".startswith(name):
+                return why
     if entry.target in _INSIDE:
         return _INSIDE[entry.target]
     if entry.kind == "memfd":

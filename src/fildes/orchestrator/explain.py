@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fildes.capabilities.files import grant as files
 from fildes.capabilities.kinds import KINDS
+from fildes.capabilities.sqlite import grant as sqlite
 from fildes.orchestrator.launch import keeps_files, serve_profile
 from fildes.sandbox.plan import Plan
-from fildes.wire.catalogue import Limits, Release
+from fildes.wire.catalogue import Grant, Limits, Release
 
 _GIVEN = ("/dev/null", "its log pipe", "its release's conveyor", "a handle", "a channel to the bus", "two packs")
 
@@ -34,5 +36,14 @@ def _serve(release: Release) -> list[str]:
         kind = KINDS.get(grant.kind)
         when = "from its start" if kind is not None and kind.at_start else "when it asks"
         to = f" to {grant.to}" if grant.to else ""
-        lines.append(f"serve: grant {grant.name}: {grant.kind}{to}, {when}")
+        lines.append(f"serve: grant {grant.name}: {grant.kind}{to}{_where(grant)}, {when}")
     return lines
+
+
+def _where(grant: Grant) -> str:
+    if grant.kind == "sqlite":
+        most = f"each of its files {sqlite.quota_of(grant.options):,} bytes at the most"
+        access = "" if sqlite.writable(grant.options) else ", to be read"
+        return f" at {sqlite.path_of(grant.name, grant.options)}{access} ({most})"
+    path = files.path_of(grant.options) if grant.kind == "files" else None
+    return f", and a tree that lasts at {path} ({files.quota_of(grant.options):,} bytes at the most)" if path else ""

@@ -5,15 +5,18 @@ It is put together ahead of the request that needs it, so that a start is one me
 
 from __future__ import annotations
 
+import os
 import secrets
 from dataclasses import dataclass, field
 from typing import Final
 
+from fildes.capabilities.files import grant as files
 from fildes.capabilities.kinds import KINDS
 from fildes.daemon.peer import Peer
 from fildes.kernel import fds, process
 from fildes.kernel.cgroups import Cgroup
 from fildes.kernel.fds import Fd, close_all, seqpacket_pair, set_blocking
+from fildes.orchestrator import launch
 from fildes.wire import bus, drivers
 from fildes.wire.catalogue import Release
 
@@ -76,5 +79,22 @@ async def prepare(peer: Peer, release: Release) -> Kit:
     set_blocking(ours.fileno(), False)
     set_blocking(theirs.fileno(), False)
     kit = Kit(instance, ours, theirs, channel.fds[0], grants)
-    kit.held = {fds.name(fd): _WHY.get(what, f"grant {what.removeprefix('grant:')}") for what, fd in kit.named()}
+    folders = _folders(release, kit)
+    several = {f"grant:{name}" for name, _ in folders}
+    named = [(what, fd) for what, fd in kit.named() if what not in several]
+    kit.held = {fds.name(fd): _WHY.get(what, f"grant {what.removeprefix('grant:')}") for what, fd in named}
+    kit.held |= {path: f"grant {name}" for name, path in folders} | places(release)
     return kit
+
+
+def places(release: Release) -> dict[str, str]:
+    """Directories of the view, with a slash behind, that a grant gives: whatever is open in them is that."""
+    return {f"{files.path_of(grant.options)}/": f"grant {grant.name}" for grant in launch.trees(release)}
+
+
+def _folders(release: Release, kit: Kit) -> list[tuple[str, str]]:
+    """(grant, directory with a slash behind) of what came as several files: named one by one it would be too much for
+    the store, which remembers why things are held."""
+    kept = {grant.name for grant in release.grants if grant.kind == "sqlite"}
+    paths = {name: os.path.dirname(fds.name(fd.fileno())) for name, fd in kit.grants if name in kept}
+    return [(name, f"{path}/") for name, path in paths.items()]

@@ -9,15 +9,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from fildes.capabilities.files import grant as files
 from fildes.capabilities.sqlite import grant as sqlite
 from fildes.pack.base import PACKAGE, SITE, SITE_PACKAGES  # the view and the base pack have the same paths
 from fildes.sandbox.plan import Plan
 from fildes.sandbox.steps import CONTROL
 from fildes.sandbox.view import Bind, Directory, Entry, File, Filesystem, Link
-from fildes.wire.catalogue import Release
+from fildes.wire.catalogue import Grant, Release
 
 _SHARED: Final = (
     "/etc/ld.so.cache",
@@ -35,12 +36,17 @@ _ENVIRONMENT: Final = (
 )
 
 
-VARIANTS: Final = ("", "-files", "-sqlite")  # of the profiles
+VARIANTS: Final = ("", "-files", "-sqlite", "-scratch")  # of the profiles
 
 
 def keeps_files(release: Release) -> bool:
     """Whether the release's view stays after the ratchet: the `files` grant."""
     return any(grant.kind == "files" for grant in release.grants)
+
+
+def trees(release: Release) -> list[Grant]:
+    """Its grants of trees that last."""
+    return [grant for grant in release.grants if grant.kind == "files" and files.path_of(grant.options) is not None]
 
 
 def load_profile(release: Release) -> str:
@@ -52,6 +58,8 @@ def serve_profile(release: Release) -> str:
 
 
 def _variant(release: Release) -> str:
+    if trees(release):
+        return "-scratch"
     if keeps_files(release):
         return "-files"
     return "-sqlite" if any(grant.kind == "sqlite" for grant in release.grants) else ""
@@ -69,13 +77,22 @@ def command_profile(release: Release) -> str:
     return f"command{_variant(release)}"
 
 
-def plan(release: Release, *, tree: str, mountpoint: str, root: bool, limits: str, packs: int = 0) -> Plan:
+def plan(
+    release: Release,
+    *,
+    tree: str,
+    mountpoint: str,
+    root: bool,
+    limits: str,
+    packs: int = 0,
+    kept: Sequence[Entry] = (),
+) -> Plan:
     """`tree`: the directory with the release's files. `limits`: the cgroup's in words, "" where there is none. `packs`:
-    bytes of the largest of its packs.
+    bytes of the largest of its packs. `kept`: its trees that last.
     """
     python = interpreter()
     return Plan(
-        view=(*_view(tree), *_places(release)),
+        view=(*_view(tree), *_places(release), *kept),
         mountpoint=mountpoint,
         profile=load_profile(release),
         arguments=(python, "-I", "-S", "-B", f"{PACKAGE}/zygote/__main__.py", str(CONTROL)),

@@ -17,6 +17,7 @@ from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Loop
 from fildes.orchestrator import scale
 from fildes.orchestrator.instances import held_as_blob
+from fildes.orchestrator.kits import places
 from fildes.orchestrator.launch import keeps_files, load_profile
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.zygotes import Launched, Zygote
@@ -87,6 +88,7 @@ async def _loaded(
     tree, packs = await resources.files_of(release)
     given = dict(zip(("base", "release"), packs, strict=True))
     cgroup: Cgroup | None = None
+    kept: list[Fd] = []
     try:
         [log_pipe] = (await peer.ask("log.open", log.Open(release.service, release.id, release.limits.log))).fds
         given["log"] = log_pipe
@@ -94,7 +96,8 @@ async def _loaded(
         given["serve"] = memfd.sealed("serve", resources.serve_program(release, largest))
         given["null"] = Fd.open("/dev/null", os.O_RDWR)
         cgroup = resources.cgroup_of(release, alone)
-        plan, program = resources.plan_of(release, tree, largest), resources.program(load_profile(release))
+        entries, kept = await resources.trees_of(release)
+        plan, program = resources.plan_of(release, tree, largest, entries), resources.program(load_profile(release))
         launched = Launched(plan, program, log_pipe.fileno(), cgroup)
         files = (time.monotonic() - began) * 1e3
         sent = {what: fd.fileno() for what, fd in given.items() if what != "log"}
@@ -103,12 +106,13 @@ async def _loaded(
         )
         zygote.phases = {"files": files} | zygote.phases
         zygote.held[fds.name(log_pipe.fileno())] = "runtime: its log"
+        zygote.held |= places(release)
         return zygote
     except BaseException:
         resources.remove_cgroup(cgroup, kill=False)  # its zygote was killed; others of this release may be in it
         raise
     finally:
-        close_all(list(given.values()))
+        close_all([*given.values(), *kept])
 
 
 def _settings(release: Release) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, Final
 
+from fildes.capabilities.files import grant as files
 from fildes.daemon.peer import Peer, Refused
-from fildes.kernel import cgroups
+from fildes.kernel import cgroups, loops
 from fildes.kernel.cgroups import Cgroup
-from fildes.kernel.fds import Fd
+from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Loop, Timer
 from fildes.orchestrator import explain, launch, trees
 from fildes.orchestrator.children import ChildFailed, Exits, in_child
@@ -18,10 +20,13 @@ from fildes.orchestrator.zygotes import Zygote
 from fildes.pack import base
 from fildes.sandbox import profile
 from fildes.sandbox.plan import Plan
-from fildes.wire import catalogue
+from fildes.sandbox.tree import Folder, Image, maker
+from fildes.sandbox.view import Entry
+from fildes.wire import catalogue, storage
 from fildes.wire.catalogue import Release
 
 LOAD_LIMIT: Final = 60.0  # seconds that a program may take to load, unless `fildes up --load-limit` says otherwise
+COMMAND_LIMIT: Final = 600.0  # seconds for one of on_release, unless `fildes up --command-limit` says otherwise
 ZYGOTE_SHARE: Final = 2  # a release as a whole may use so many times what one instance may
 
 
@@ -32,6 +37,7 @@ class Resources:
         self._trees = os.readlink(f"/proc/self/fd/{trees_dir.fileno()}")
         self._mountpoint = os.path.join(self._trees, "view")
         os.makedirs(self._mountpoint, 0o755, exist_ok=True)
+        self.command_limit: float = settings.get("command_limit", COMMAND_LIMIT)
         self.load_limit: float = settings.get("load_limit", LOAD_LIMIT)
         self._programs = {
             f"{name}{variant}": profile.compile(profile.load(f"{name}{variant}"))
@@ -43,6 +49,7 @@ class Resources:
         self._cgroups = hierarchy.open(name) if hierarchy is not None and name else None
         self._leaving: dict[str, Timer] = {}  # cgroups that the kernel did not let go of at once, by path
         self._base: Fd | None = None
+        self._images = self.root and maker() is not None and loops.usable()
         self.exits = Exits(loop)
         self.pace = Pace(loop, max(1, len(os.sched_getaffinity(0)) // 2))
         self.wishes = Wishes(os.path.join(self._trees, "wishes.json"), loop.on_error)
@@ -83,9 +90,31 @@ class Resources:
         name, largest = launch.serve_profile(release), launch.largest_file(release, packs)
         return self.program(name) if largest is None else profile.compile(profile.bounded(profile.load(name), largest))
 
-    def plan_of(self, release: Release, tree: str, packs: int = 0) -> Plan:
+    def plan_of(self, release: Release, tree: str, packs: int = 0, kept: Sequence[Entry] = ()) -> Plan:
         limits = explain.limits(release.limits) if self._cgroups is not None else ""
-        return launch.plan(release, tree=tree, mountpoint=self._mountpoint, root=self.root, limits=limits, packs=packs)
+        where = self._mountpoint
+        return launch.plan(release, tree=tree, mountpoint=where, root=self.root, limits=limits, packs=packs, kept=kept)
+
+    async def trees_of(self, release: Release) -> tuple[list[Entry], list[Fd]]:
+        """Its trees that last, for its view, and the descriptors that they are made from. Raises Refused."""
+        entries: list[Entry] = []
+        fds: list[Fd] = []
+        try:
+            for grant in launch.trees(release):
+                quota, path = files.quota_of(grant.options), files.path_of(grant.options) or ""
+                asked = storage.Tree(release.owner, release.service, grant.name, quota, self._images)
+                answer = await self._peer.ask("storage.tree", asked, reply=storage.Placed)
+                fds += answer.fds
+                [directory, tree] = answer.fds
+                if answer.body.image:
+                    entries.append(Image(path, tree.fileno(), directory.fileno(), answer.body.quota, release.uid))
+                else:
+                    source = os.readlink(f"/proc/self/fd/{tree.fileno()}")
+                    entries.append(Folder(path, source, release.uid if self.root else None))
+        except BaseException:
+            close_all(fds)
+            raise
+        return entries, fds
 
     def explain(self, release: Release) -> list[str]:
         return explain.steps(release, self.plan_of(release, os.path.join(self._trees, release.pack)))

@@ -24,7 +24,8 @@ class Plan:
     """`uid` None: there is one user (no root). `limits`: the cgroup's in words, "" where there is none.
 
     `arguments` is the program's command line, its first word a path within the view; it finds its control socket as
-    descriptor steps.CONTROL. `file_size`: the most bytes of a file that it writes, where that is limited. `networks` and `scopes` are what Landlock is to deny: what this kernel can, if not said.
+    descriptor steps.CONTROL. `file_size`: the most bytes of a file that it writes, where that is limited.
+    `networks` and `scopes` are what Landlock is to deny: what this kernel can, if not said.
     """
 
     view: tuple[Entry, ...]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from fildes.kernel import mounts
 from fildes.kernel.fds import Fd
@@ -102,7 +102,22 @@ class Filesystem:
             mounts.move_mount(filesystem.fileno(), root, path)
 
 
-Entry = Directory | Link | File | Bind | Filesystem
+class Entry(Protocol):
+    """Says what it is, and makes itself below a root (borrowed)."""
+
+    @property
+    def path(self) -> str: ...
+
+    def describe(self) -> str: ...
+
+    def make(self, root: int) -> None: ...
+
+
+def attach(mount: int, path: str, root: int) -> None:
+    """Put a detached mount (borrowed) at `path` below `root`."""
+    inside = _inside(path)
+    _directories(inside, root)
+    mounts.move_mount(mount, root, inside)
 
 
 def _inside(path: str) -> str:

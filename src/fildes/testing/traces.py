@@ -58,6 +58,8 @@ class Traces:
         found += [f"{self._state / file}" for file in ("control", "http") if (self._state / file).exists()]
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         found += [f"mount: {line}" for line in mounts if str(self._state) in line]
+        loops = Path("/sys/block").glob("loop*/loop/backing_file")
+        found += [f"loop device: {path}" for path in loops if _text(path).startswith(str(self._state))]
         return found
 
     def _cgroups(self) -> list[str]:
@@ -68,6 +70,13 @@ class Traces:
 
 def _pids() -> list[int]:
     return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _link(path: str) -> str:

@@ -5,11 +5,29 @@ storage.list     List → Listed
 storage.backup   Backup + [file, writable] → Copied            a consistent copy, while others write
 storage.restore  Restore + [file, readable] → Copied           checked first; the database is then that, or as before
 storage.remove   Remove → Removed                              for good
+storage.tree     Tree → Placed + [its directory, and the image or the folder in it]     for the orchestrator
 """
 
 from __future__ import annotations
 
 import msgspec
+
+
+class Tree(msgspec.Struct, forbid_unknown_fields=True):
+    """`quota` in bytes, of one that is made now. `image`: a file system in a file can be mounted on this machine."""
+
+    owner: str
+    service: str
+    grant: str
+    quota: int
+    image: bool
+
+
+class Placed(msgspec.Struct, forbid_unknown_fields=True):
+    """What it is: one that was made as a plain folder stays one. `quota` as it was made; 0 where nobody keeps it."""
+
+    image: bool
+    quota: int
 
 
 class List(msgspec.Struct, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""storage: databases that last.
+"""storage: databases and trees that last.
 
 In: its channel; fds["data"], the directory of all that is kept. It opens files for others and never reads what is in
 them: whoever does is a child without any other authority (worker.py).
@@ -10,6 +10,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from fildes.capabilities.files.driver import open_tree
 from fildes.capabilities.sqlite import grant as sqlite
 from fildes.capabilities.sqlite.driver import open_database
 from fildes.daemon.peer import Asked, Peer, Refused
@@ -55,6 +56,16 @@ class Storage:
                 f"{service} has no database {name!r} yet: publish it and have it write first, or correct the line `of`"
             )
             raise Refused("not-found", text) from error
+
+    async def tree(self, asked: Asked[wire.Tree]) -> tuple[wire.Placed, list[Fd]]:
+        body = asked.body
+        directory = self._shelves.make(body.owner, body.service, body.grant)
+        try:
+            tree, quota = open_tree(directory.fileno(), body.quota, image=body.image)
+        except BaseException:
+            directory.close()
+            raise
+        return wire.Placed(quota > 0, quota), [directory, tree]
 
     # — for operators —
 
@@ -138,6 +149,7 @@ def main(inheritance: Inheritance) -> None:
     storage = Storage(loop, Shelves(inheritance.fds["data"]), program)
     peer = Peer(loop, inheritance.channel)
     peer.on("storage.open", Open, _guarded(storage.open))
+    peer.on("storage.tree", wire.Tree, _guarded(storage.tree))
     peer.on("storage.list", wire.List, _guarded(storage.look))
     peer.on("storage.backup", wire.Backup, _guarded(storage.backup, 1))
     peer.on("storage.restore", wire.Restore, _guarded(storage.restore, 1))

@@ -1,0 +1,106 @@
+"""A tree that lasts and can be written, as an entry of a view: the only place outside /tmp that can.
+
+Where the node has root it is a file system of its own in a file, so the kernel keeps the quota. Every zygote mounts it
+for itself, one disk and one file system for all of them; the loop device goes with the last mount, and so with the last
+process, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from dataclasses import dataclass
+from typing import Final
+
+from fildes.kernel import loops, mounts
+from fildes.kernel.fds import Fd
+from fildes.sandbox import view
+
+_ATTRIBUTES: Final = (
+    mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC | mounts.MOUNT_ATTR_NOATIME
+)
+_WORDS: Final = ("-q", "-F", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard")
+MAKERS: Final = ("/usr/sbin/mke2fs", "/sbin/mke2fs", "/usr/bin/mke2fs")
+
+
+def maker() -> str | None:
+    """The program that makes file systems (e2fsprogs), where there is one."""
+    return next((path for path in MAKERS if os.access(path, os.X_OK)), None)
+
+
+@dataclass(frozen=True)
+class Image:
+    """A file system in the file `image`. Descriptors are borrowed: `lock` is the directory in which it lies."""
+
+    path: str
+    image: int
+    lock: int
+    quota: int
+    owner: int
+
+    def describe(self) -> str:
+        return f"{self.path} can be written, and lasts: a file system of {self.quota:,} bytes"
+
+    def make(self, root: int) -> None:
+        # Its own description: locks belong to those, and the one that came may be shared.
+        with Fd.open(f"/proc/self/fd/{self.lock}", os.O_RDONLY | os.O_DIRECTORY) as lock:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
+            device = loops.attached(self.image)
+            if device is None:
+                fresh = os.fstat(self.image).st_blocks == 0
+                if fresh:
+                    _make_filesystem(self.image)
+                device = loops.attach(self.image)
+            with device:
+                options = {"source": loops.path_of(device.fileno()), "discard": None, "errors": "remount-ro"}
+                mount = mounts.new_filesystem("ext4", options, _ATTRIBUTES)
+        with mount:
+            with Fd.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=mount.fileno()) as top:
+                if os.fstat(top.fileno()).st_uid != self.owner:
+                    with contextlib.suppress(OSError):
+                        os.rmdir("lost+found", dir_fd=top.fileno())
+                    os.fchmod(top.fileno(), 0o700)
+                    os.fchown(top.fileno(), self.owner, self.owner)
+            view.attach(mount.fileno(), self.path, root)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A plain directory of the machine: without root, or without loop devices. Nobody keeps its quota."""
+
+    path: str
+    source: str
+    owner: int | None
+
+    def describe(self) -> str:
+        return f"{self.path} can be written, and lasts: a plain directory, whose quota is not kept on this machine"
+
+    def make(self, root: int) -> None:
+        with mounts.open_tree(self.source, mounts.OPEN_TREE_CLONE) as tree:
+            mounts.set_attributes(tree.fileno(), _ATTRIBUTES)
+            with Fd.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=tree.fileno()) as top:
+                if self.owner is not None and os.fstat(top.fileno()).st_uid != self.owner:
+                    os.fchown(top.fileno(), self.owner, self.owner)
+            view.attach(tree.fileno(), self.path, root)
+
+
+def _make_filesystem(image: int) -> None:
+    """Raises OSError. The file holds nothing of anybody's yet."""
+    program = maker()
+    if program is None:
+        raise OSError("mke2fs is not there: install e2fsprogs")
+    os.set_inheritable(image, True)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(os.open("/dev/null", os.O_RDWR), 1)
+            words = [program, *_WORDS, f"/proc/self/fd/{image}"]
+            os.execve(program, words, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+        finally:
+            os._exit(127)
+    _, status = os.waitpid(pid, 0)
+    os.set_inheritable(image, False)
+    if status:
+        raise OSError(f"mke2fs ended with {os.waitstatus_to_exitcode(status)}")
+    os.fsync(image)
