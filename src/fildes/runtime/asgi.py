@@ -55,8 +55,11 @@ class Program:
             self.holdings.renew()
 
 
-def load(settings: dict[str, Any]) -> Program:
-    """Import the program and everything that it may need later. Raises CannotLoad, or what its own import raises."""
+def load(settings: dict[str, Any], wrap: Callable[[Any], Any] = lambda found: found) -> Program:
+    """Import the program and everything that it may need later. Raises CannotLoad, or what its own import raises.
+
+    `wrap` makes an ASGI program of what `entry` names.
+    """
     before = open_numbers()
     loop = _new_loop()
     asyncio.set_event_loop(loop)
@@ -66,7 +69,7 @@ def load(settings: dict[str, Any]) -> Program:
     importlib.import_module("mimetypes").init()
     warm(loop)
     own = open_numbers() - before
-    program = find(settings["entry"], settings.get("paths") or ())
+    program = wrap(find(settings["entry"], settings.get("paths") or ()))
     for prefix in ("anyio", "sniffio"):
         if prefix in sys.modules:
             with contextlib.suppress(ImportError):

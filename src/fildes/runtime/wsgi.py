@@ -57,13 +57,18 @@ def serve(serving: Serving, kit: Kit, lock: Callable[[], object]) -> int:
     sys.setswitchinterval(SWITCH)
     if kit.of_kind("clock"):
         serving.dater = Dater(serving.time, time.time)
+    if kit.settings.get("stays"):
+        serving.on_idle = lambda: _say(kit, b"Z")
     serving.begin(kit.conveyor, kit.handle)
-    with contextlib.suppress(OSError):
-        os.write(kit.handle, b"R")  # a publish waits for this word
+    _say(kit, b"R")  # a publish waits for this word
     serving.crew.run()
     if serving.why == "idle":
-        with contextlib.suppress(OSError):
-            os.write(kit.handle, b"I")
+        _say(kit, b"I")
     # As at the end of any Python program; the process ends by _exit(2), which would leave it out.
     atexit._run_exitfuncs()
     return 0
+
+
+def _say(kit: Kit, word: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.write(kit.handle, word)

@@ -32,20 +32,25 @@ from fildes.capabilities.random.face import Random
 from fildes.capabilities.secret.face import Secret
 from fildes.sdk import aio
 from fildes.sdk.errors import Denied, FildesError, Unavailable
+from fildes.sdk.function import BadRequest, File, Request, Response
 from fildes.sdk.program import Face, Grant, bind, current
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection
 
-    from fildes.sdk.client import Response
+    from fildes.sdk.client import Response as Answer
 
 __all__ = [
+    "BadRequest",
     "Clock",
     "Denied",
     "Face",
     "FildesError",
+    "File",
     "Grant",
     "Random",
+    "Request",
+    "Response",
     "Secret",
     "Unavailable",
     "aio",
@@ -102,7 +107,7 @@ def http(name: str, *, timeout: float | None = 30.0) -> HTTPConnection:
 
 async def fetch(
     name: str, path: str, *, method: str = "GET", body: bytes = b"", headers: _Mapping[str, str] | None = None
-) -> Response:
+) -> Answer:
     """One HTTP request by the connect grant `name` over a connection of its own; answers of up to 16 MiB."""
     from fildes.sdk.client import fetch
 

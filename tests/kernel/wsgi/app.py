@@ -252,10 +252,8 @@ def get_endless(environ, start_response):
 
 
 def get_file(environ, start_response):
-    path = "/tmp/wsgi-file"
-    source = open(__file__, "rb") if environ["QUERY_STRING"] else _Memory()
     start_response("200 OK", [("Content-Type", "text/plain")])
-    return environ["wsgi.file_wrapper"](source, 7) if path else None
+    return environ["wsgi.file_wrapper"](_Memory(), 7)
 
 
 class _Memory:
