@@ -22,14 +22,16 @@ from fildes.catalogue.receiving import receive
 from fildes.daemon.peer import Asked, Peer, Refused
 from fildes.kernel.loop import Loop, Promise
 from fildes.manifest import words
-from fildes.manifest.problems import quote, show_all
+from fildes.manifest.problems import Problem, quote, show_all
 from fildes.manifest.verify import verify
 from fildes.wire.catalogue import AUDIENCES, Manifest, Publish, Published, Remove, Removed, Rollback
 from fildes.wire.log import Forget
 from fildes.wire.orchestrator import Warm, Warmed
+from fildes.wire.publish import Progress
 
 KEEP: Final = 5  # old releases of a service that one can go back to
 WARM_SECONDS: Final = 300.0  # the orchestrator has limits of its own, and better words
+COMMAND_SECONDS: Final = 3600.0  # above what `fildes up --command-limit` may say
 AGAIN_SECONDS: Final = 10.0
 
 
@@ -74,7 +76,7 @@ class Publishing:
                 id = os.urandom(6).hex()
                 new = self.db.add_candidate(id, body.owner, body.manifest, self._wall(), *files, abi=body.abi)
             watch.lap("store")
-            return await self._go_live(new, watch)
+            return await self._go_live(new, watch, body.ticket, body.manifest.filename)
 
     async def rollback(self, asked: Asked[Rollback]) -> Published:
         """Raises Refused, NoSpace, BadState."""
@@ -98,7 +100,7 @@ class Publishing:
                 raise BadState(f"the files of release {wanted.id} are lost: publish {body.service} again")
             watch.lap("check")
             self.db.mark_returning(wanted.id)
-            return await self._go_live(wanted, watch)
+            return await self._go_live(wanted, watch, body.ticket, f"release {wanted.id}, {wanted.manifest.filename}")
 
     async def remove(self, asked: Asked[Remove]) -> Removed:
         """Raises Refused, NoSpace, BadState."""
@@ -131,13 +133,14 @@ class Publishing:
         if found:
             raise Refused("manifest", show_all(filename or manifest.filename, found))
 
-    async def _go_live(self, new: Stored, watch: _Watch) -> Published:
+    async def _go_live(self, new: Stored, watch: _Watch, ticket: str, filename: str) -> Published:
         """Warm it, make it the current one, tell everybody. Whatever fails: it is gone, and the old one goes on."""
         try:
             if new.manifest.runtime != "static":
-                warmed = await self.peer.ask(
-                    "orchestrator.warm", Warm(new.release("candidate")), reply=Warmed, timeout=WARM_SECONDS
-                )
+                self._tell(ticket, "warm", "the program is loaded, confined, and started")
+                message = Warm(new.release("candidate"), ticket)
+                limit = warm_seconds(new.manifest)
+                warmed = await self.peer.ask("orchestrator.warm", message, reply=Warmed, timeout=limit)
                 watch.lap("warm")
                 watch.laps.update({f"warm.{name}": ms for name, ms in warmed.body.phases.items()})
             # Others were served while it warmed: what it claims may be taken by now.
@@ -150,13 +153,21 @@ class Publishing:
             self._abandon(new.id)
             if refused.code == "manifest":
                 raise
+            if refused.code == "health" or refused.code.startswith("on_release."):
+                text = show_all(filename, [failed_line(new.manifest, refused.code, refused.text)])
+                raise Refused("warm", text) from refused
             raise Refused("warm", refused.text, refused.grant) from refused
         except BaseException:
             self._abandon(new.id)
             raise
         self.announce(change)
         watch.lap("switch")
-        return self._published(new, watch)
+        return self._published(new, watch, replaced=next(iter(change.gone), ""))
+
+    def _tell(self, ticket: str, phase: str, text: str) -> None:
+        """What is waited for now, to whoever publishes."""
+        if ticket:
+            self.peer.tell("debug.progress", Progress(ticket, phase, text, -1.0))
 
     def _abandon(self, *ids: str) -> None:
         try:
@@ -179,13 +190,14 @@ class Publishing:
         except Refused as error:
             self.loop.on_error(error)
 
-    def _published(self, of: Stored, watch: _Watch, unchanged: bool = False) -> Published:
+    def _published(self, of: Stored, watch: _Watch, unchanged: bool = False, replaced: str = "") -> Published:
         return Published(
             release=of.id,
             service=of.service,
             urls=view.urls(of.manifest.hosts, self._listening),
             unchanged=unchanged,
             phases=watch.laps,
+            replaced=replaced,
         )
 
     @asynccontextmanager
@@ -213,6 +225,20 @@ class _Watch:
         now = self._loop.time()
         self.laps[name] = round((now - self._last) * 1000, 3)
         self._last = now
+
+
+def warm_seconds(manifest: Manifest) -> float:
+    """How long the orchestrator may take: longer than all its own limits together. Pure."""
+    return (
+        WARM_SECONDS + COMMAND_SECONDS * len(manifest.on_release) + (manifest.limits.timeout if manifest.health else 0)
+    )
+
+
+def failed_line(manifest: Manifest, code: str, text: str) -> Problem:
+    """A command or the health check failed: at its line of the manifest. `code`: "on_release.0", "health". Pure."""
+    key, _, index = code.partition(".")
+    line = manifest.lines.get(code) or manifest.lines.get(key, 0)
+    return Problem(line, f"{key}[{index}]: {text}" if index else f"{key}: {text}")
 
 
 def _unchanged(current: Stored, body: Publish) -> bool:

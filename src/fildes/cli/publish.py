@@ -65,8 +65,12 @@ class Watch:
         return round((time.monotonic() - self._began) * 1000, 3)
 
     def note(self, phase: str, text: str, ms: float) -> None:
+        if ms < 0:
+            if not self._quiet:
+                print(_begun(phase, text), flush=True)
+            return
         if phase != "note":
-            self.phases[phase] = round(ms, 3)
+            self.phases[phase] = round(self.phases.get(phase, 0.0) + ms, 3)
         if not self._quiet:
             print(_line(phase, text, ms), flush=True)
 
@@ -87,6 +91,12 @@ class Watch:
                   f"{_render.milliseconds(self.ms())} in all")  # fmt: skip
             for url in published["urls"]:
                 print(url)
+            self.replaced(published)
+
+    def replaced(self, published: dict[str, Any]) -> None:
+        """The release that was current before goes on for a while."""
+        if published["replaced"] and not self._quiet:
+            print(f"release {published['replaced']} takes nothing new; what it has begun has {DRAIN} s")
 
 
 def _keep_lock(node: Client, service: str, folder: str) -> str:
@@ -126,6 +136,16 @@ _MEANING = {
     "warm": "loaded, confined, one instance started",
     "switch": "the current release now",
 }
+
+
+DRAIN = 30  # seconds; the orchestrator's
+
+
+def _begun(phase: str, text: str) -> str:
+    """What is waited for; or, of no phase, what a command of the release printed."""
+    if not phase:
+        return "\n".join(f"    {line}" for line in text.splitlines())
+    return f"  \x1b[2m… {phase:<10} {text}\x1b[0m" if sys.stdout.isatty() else f"{phase:<12} {text} …"
 
 
 def _line(phase: str, text: str, ms: float) -> str:

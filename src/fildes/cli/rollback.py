@@ -7,6 +7,7 @@ import argparse
 from fildes.cli import _render
 from fildes.cli._client import Client
 from fildes.cli._shared import state_of
+from fildes.cli.publish import Watch
 
 HELP = "go back to an earlier release: fildes rollback guestbook"
 
@@ -20,12 +21,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    watch = Watch(quiet=args.json)
     with Client(state_of(args)) as node:
-        value, _ = node.ask("rollback", {"service": args.service, "release": args.to})
+        value, _ = node.ask("rollback", {"service": args.service, "release": args.to}, note=watch.note)
     if args.json:
         _render.print_json(value)
     else:
         print(f"{value['service']}: release {value['release']} is the current one again")
         for url in value["urls"]:
             print(url)
+        watch.replaced(value)
     return 0

@@ -40,6 +40,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="how long a program may take to load before its publish fails (default: 60)",
     )
     parser.add_argument(
+        "--command-limit",
+        metavar="SECONDS",
+        type=float,
+        help="how long one command of on_release may take before its publish fails (default: 600, at most 3600)",
+    )
+    parser.add_argument(
         "--proxy",
         metavar="NETWORK",
         action="append",
@@ -77,6 +83,10 @@ def _settings(args: argparse.Namespace) -> dict[str, object]:
         if not args.load_limit > 0:
             raise Trouble(f"--load-limit {args.load_limit:g}: expected a number of seconds above 0, for example 60")
         settings["load_limit"] = args.load_limit
+    if args.command_limit is not None:
+        if not 0 < args.command_limit <= 3600:
+            raise Trouble(f"--command-limit {args.command_limit:g}: expected seconds above 0, and at most 3600")
+        settings["command_limit"] = args.command_limit
     try:
         settings["proxies"] = [str(ipaddress.ip_network(network, strict=False)) for network in args.proxy]
     except ValueError as error:

@@ -21,7 +21,7 @@ from fildes.wire import bus, catalogue, drivers, log, orchestrator
 from fildes.wire.debug import MAX_FDS
 from fildes.wire.publish import Cancel, Lock, Progress, Publish, Repack
 
-LONG: float = 1800.0  # seconds: a publish waits for others, resolves, installs, warms
+LONG: float = 86400.0  # seconds: a publish waits for others, resolves, installs, warms, runs commands
 MAX_PIDFDS: int = MAX_FDS - 8
 
 Reply = tuple[Any, Sequence[Fd]]
@@ -162,8 +162,12 @@ class Verbs:
 
     async def rollback(self, call: Call) -> Reply:
         body: AskRollback = call.read(AskRollback)
-        message = catalogue.Rollback(body.service, body.release)
-        answer = await self._peer.ask("catalogue.rollback", message, reply=catalogue.Published, timeout=LONG)
+        ticket = self._ticket(call)
+        try:
+            message = catalogue.Rollback(body.service, body.release, ticket=ticket)
+            answer = await self._peer.ask("catalogue.rollback", message, reply=catalogue.Published, timeout=LONG)
+        finally:
+            del self._tickets[ticket]
         return answer.body, ()
 
     async def rm(self, call: Call) -> Reply:

@@ -17,6 +17,7 @@ from fildes.kernel.loop import Loop, Promise
 from fildes.orchestrator import listing
 from fildes.orchestrator.adoption import adopt
 from fildes.orchestrator.plan import State
+from fildes.orchestrator.rehearsal import Rehearsal
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.running import Runs
 from fildes.orchestrator.shelf import Shelf
@@ -52,7 +53,7 @@ class Orchestrator:
         self._loop, self._peer, self._store, self._resources = loop, peer, store, resources
         self._releases = Shelf()
         self._supervised: dict[str, Supervised] = {}  # those that were ever wanted
-        self._runs = Runs(loop, peer, store, resources, lambda: self._releases, self._of)
+        self._runs = Runs(loop, peer, store, resources, lambda: self._releases, self._kept)
         self._listed: Promise[None] = Promise(loop)
         self._began: Promise[None] = Promise(loop)
         self._catalogue = Subscription(
@@ -109,6 +110,7 @@ class Orchestrator:
         supervised = self._supervised.get(release)
         if supervised is not None:
             supervised.retire()
+        self._resources.wishes.forget(release)
 
     # — answering —
 
@@ -118,11 +120,20 @@ class Orchestrator:
             raise Refused("not-allowed", "only the catalogue has candidates to warm")
         supervised = self._of(asked.body.release)
         try:
-            return orchestrator.Warmed(await supervised.prove())
+            return orchestrator.Warmed(await self._rehearse(supervised, asked.body.ticket))
         except Refused:
             if asked.body.release.id not in self._releases:
                 supervised.retire()
             raise
+
+    async def _rehearse(self, supervised: Supervised, ticket: str) -> dict[str, float]:
+        release = supervised.release
+        rehearsal = Rehearsal(self._loop, self._peer, release, ticket, self._resources.command_limit)
+        await rehearsal.commands(lambda arguments, streams: self._runs.begin(release, arguments, {}, streams))
+        phases = await supervised.prove()
+        if release.health:
+            await rehearsal.health(supervised.conveyor_end(), lambda: supervised.note)
+        return phases | rehearsal.phases
 
     async def conveyor(self, asked: Asked[orchestrator.GetConveyor]) -> tuple[Empty, list[Fd]]:
         await self._began
@@ -189,6 +200,13 @@ class Orchestrator:
         ]
         states.sort(key=lambda state: state.service)
         return Empty(), [memfd.sealed("ps", msgspec.msgpack.encode(orchestrator.PsReply(states)))]
+
+    def _kept(self, release: Release) -> Supervised | None:
+        """Of one that is current or being warmed; an earlier one has none, but while it finishes."""
+        if release.id in self._releases:
+            return self._of(release)
+        found = self._supervised.get(release.id)
+        return found if found is not None and found.state is not State.RETIRED else None
 
     def _of(self, release: Release) -> Supervised:
         found = self._supervised.get(release.id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from fildes.daemon.peer import Asked, Peer, Refused
@@ -32,7 +32,7 @@ _TERMINAL: Final = re.compile(r"[A-Za-z0-9._+-]{1,64}")
 
 
 class Runs:
-    """`releases`: the current ones, by id; `of` gives a current release's Supervised."""
+    """`releases`: the current ones, by id; `of` gives the Supervised of those and of candidates."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Runs:
         store: Store,
         resources: Resources,
         releases: Callable[[], Mapping[str, Release]],
-        of: Callable[[Release], Supervised],
+        of: Callable[[Release], Supervised | None],
     ) -> None:
         self._loop, self._peer, self._store, self._resources = loop, peer, store, resources
         self._releases, self._of = releases, of
@@ -58,21 +58,27 @@ class Runs:
             except ValueError as error:
                 raise Refused("malformed", str(error)) from error
             environment = {"TERM": body.terminal} if _TERMINAL.fullmatch(body.terminal) else {}
-            command = await self._begin(release, body.arguments, environment, streams, lease)
+            command = await self.begin(release, body.arguments, environment, streams, lease)
             self._loop.spawn(self._record(release, body.arguments, command))
             return Running(release.id, command.name)
         finally:
             close_all([lease, *streams])
 
-    async def _begin(
-        self, release: Release, arguments: list[str], environment: dict[str, str], streams: list[Fd], lease: Fd
+    async def begin(
+        self,
+        release: Release,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        streams: Sequence[Fd],
+        lease: Fd | None = None,
     ) -> Command:
-        if release.id in self._releases():
-            supervised = self._of(release)
-            if supervised.state is not State.HALTED:
-                zygote = await supervised.warm()
-                if zygote.threads == 1:
-                    return await supervised.commands.begin(zygote, arguments, environment, streams, lease)
+        """One of a current release or a candidate, in a fork of its zygote where that can be, else alone. Raises
+        Refused. The descriptors are borrowed."""
+        supervised = self._of(release)
+        if supervised is not None and supervised.state is not State.HALTED:
+            zygote = await supervised.warm()
+            if zygote.threads == 1:
+                return await supervised.commands.begin(zygote, arguments, environment, streams, lease)
         return await self._begin_alone(release, arguments, environment, streams, lease)
 
     async def _release(self, body: Run) -> Release:
@@ -106,7 +112,12 @@ class Runs:
     # — zygotes of their own —
 
     async def _begin_alone(
-        self, release: Release, arguments: list[str], environment: dict[str, str], streams: list[Fd], lease: Fd
+        self,
+        release: Release,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        streams: Sequence[Fd],
+        lease: Fd | None,
     ) -> Command:
         commands = self._alone.get(release.id)
         if commands is None:

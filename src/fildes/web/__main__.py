@@ -16,6 +16,7 @@ from fildes.daemon.subscription import Subscription
 from fildes.kernel.fds import Fd, close_all, dup, seqpacket_pair
 from fildes.kernel.loop import Loop, Promise
 from fildes.kernel.memfd import read_sealed
+from fildes.web import probe
 from fildes.web.crowd import DEFAULT
 from fildes.web.door import Door
 from fildes.web.owner import Limits
@@ -61,6 +62,7 @@ class Web:
         peer.on_event("web.retired", wire.Retired, self._on_retired)
         peer.on("web.static_end", wire.StaticEnd, self._give_static_end)
         peer.on("web.counts", wire.Counts, self._count)
+        peer.on("web.probe", wire.Probe, self._probe)
 
     async def start(self) -> None:
         """Take up what a forerunner left, then follow the catalogue. The first table opens the door."""
@@ -177,6 +179,10 @@ class Web:
         if asked.body.pid:
             self.door.exchange.died(STATIC, asked.body.pid, "", others=True)
         return wire.StaticEndGiven(self._mixed), [end.dup()]
+
+    async def _probe(self, asked: Asked[wire.Probe]) -> wire.Probed:
+        (stream,) = asked.take_fds(1)
+        return await probe.ask(self._loop, stream, asked.body)
 
     async def _count(self, _: Asked[wire.Counts]) -> wire.CountsGiven:
         return self.door.counts()

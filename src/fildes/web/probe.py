@@ -39,7 +39,7 @@ def verdict(data: bytes, ended: bool) -> Probed | None:
             reason = (found[2] or b"").decode("ascii", "replace")
             text = "".join(letter if letter.isprintable() else "?" for letter in reason)
             return Probed(status, f"it answered {status} {text}".rstrip())
-        head, end, data = data.partition(b"\r\n\r\n")
+        _, end, data = data.partition(b"\r\n\r\n")
         if not end:
             break
     if ended:

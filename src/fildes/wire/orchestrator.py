@@ -8,9 +8,12 @@ from fildes.wire.catalogue import Grant, Release
 
 
 class Warm(msgspec.Struct, forbid_unknown_fields=True):
-    """orchestrator.warm (catalogue only): load this candidate, turn the ratchet, start one instance of it."""
+    """orchestrator.warm (catalogue only): load this candidate, turn the ratchet, run its on_release commands, start one
+    instance of it, ask for its health. `ticket`: of the publish that is told how it goes. Refused: "on_release.N" and
+    "health" where the manifest's line of that name failed."""
 
     release: Release
+    ticket: str = ""
 
 
 class Warmed(msgspec.Struct, forbid_unknown_fields=True):

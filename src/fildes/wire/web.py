@@ -68,6 +68,21 @@ class Mixed(Struct, frozen=True, forbid_unknown_fields=True):
     hosts: list[str] = []
 
 
+class Probe(Struct, frozen=True, forbid_unknown_fields=True):
+    """web.probe + [a stream that the orchestrator introduced to a candidate] → Probed: one GET, `seconds` at most."""
+
+    host: str
+    path: str
+    seconds: float
+
+
+class Probed(Struct, frozen=True, forbid_unknown_fields=True):
+    """`status` 0: there was no answer. `text` says what there was, for people."""
+
+    status: int
+    text: str
+
+
 class Counts(Struct, frozen=True, forbid_unknown_fields=True):
     """web.counts → CountsGiven. Since the door started."""
 
