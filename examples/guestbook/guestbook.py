@@ -1,12 +1,14 @@
-"""A guestbook in plain ASGI. What guests write is kept by the instance, and is gone when it goes to sleep."""
+"""A guestbook in plain ASGI. What guests write is kept in a database, by Python's own sqlite3."""
 
 import os
-from collections import deque
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from html import escape
 from urllib.parse import parse_qs
 
-ENTRIES = deque(maxlen=100)
+DATABASE = os.environ.get("DATABASE", "/data/db.sqlite3")  # where [grants.db] puts it
+SHOWN = 100  # the latest entries
 LONGEST = 10_000  # bytes of a form
 
 PAGE = """<!doctype html>
@@ -28,11 +30,28 @@ async def app(scope, receive, send):
     if scope["method"] == "POST":
         await sign(scope, receive, send)
     elif scope["method"] in ("GET", "HEAD"):
-        entries = "".join(ENTRY.format(**entry) for entry in reversed(ENTRIES))
+        entries = "".join(ENTRY.format(**entry) for entry in written())
         page = PAGE.format(title=escape(os.environ.get("TITLE", "Guestbook")), entries=entries)
         await answer(send, 200, page)
     else:
         await answer(send, 405, "Only GET and POST are understood here.", [(b"allow", b"GET, HEAD, POST")])
+
+
+def connect():
+    """A connection for one request: to open one costs next to nothing."""
+    db = sqlite3.connect(DATABASE)
+    db.execute("CREATE TABLE IF NOT EXISTS entry (name TEXT NOT NULL, text TEXT NOT NULL, seconds REAL NOT NULL)")
+    return db
+
+
+def written():
+    """The latest entries, newest first, fit for a page."""
+    with closing(connect()) as db:
+        rows = db.execute("SELECT name, text, seconds FROM entry ORDER BY rowid DESC LIMIT ?", (SHOWN,))
+        return [
+            {"name": escape(name), "text": escape(text), "when": datetime.fromtimestamp(seconds, UTC)}
+            for name, text, seconds in rows
+        ]
 
 
 async def sign(scope, receive, send):
@@ -53,7 +72,9 @@ async def sign(scope, receive, send):
         await answer(send, 422, "Both a name and a few words are needed.")
         return
     # The time is a capability: without [grants.clock] this line would raise, and say so.
-    ENTRIES.append({"name": escape(name[:40]), "text": escape(text[:400]), "when": datetime.now(UTC)})
+    now = datetime.now(UTC).timestamp()
+    with closing(connect()) as db, db:
+        db.execute("INSERT INTO entry VALUES (?, ?, ?)", (name[:40], text[:400], now))
     await answer(send, 303, "", [(b"location", b".")])
 
 

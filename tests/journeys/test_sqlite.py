@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.journeys.conftest import census, told
 
 from fildes.testing import Node, eventually
 from fildes.testing.node import NodeFailed
 from fildes.testing.programs import write_program
-from tests.journeys.conftest import census, told
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PROGRAM = """
 import os
 import sqlite3
@@ -288,3 +289,28 @@ def test_removing_a_service_keeps_its_data_unless_it_is_said(home: Node, tmp_pat
     assert not (home.state / "data" / "local" / "brief").exists()
     with pytest.raises(NodeFailed, match="there is no service 'brief'"):
         home.fildes("rm", "brief", "--data")
+
+
+def test_the_guestbook_keeps_its_guests_over_restarts_of_everything() -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+
+    def sign(name: str) -> None:
+        body = f"name={name}&text=hello".encode()
+        assert node.request("/", host="guestbook.localhost", method="POST", body=body, headers=form).status == 303
+
+    def guests() -> list[bool]:
+        page = node.request("/", host="guestbook.localhost").body.decode()
+        return [f"<b>{name}</b>" in page for name in ("Ada", "Bob", "Eve")]
+
+    with Node() as node:
+        node.fildes("publish", str(EXAMPLES / "guestbook"))
+        sign("Ada")
+        for instance in instances(node, "guestbook"):
+            os.kill(instance["pid"], signal.SIGKILL)
+        assert guests() == [True, False, False]
+        sign("Bob")
+        node.stop()
+        node.start()
+        sign("Eve")
+        assert guests() == [True, True, True]
+        assert not census(node).unexplained
