@@ -39,8 +39,8 @@ class Debts:
 
     def relieve(self) -> bool:
         """Close those that stand still while too much is owed; whether there is room then."""
-        now = self.serving.time()
         while self.owed > self.limit:
+            now = self.serving.time()
             longest = next(iter(self._held))
             if now - longest.since < STALL:
                 return False

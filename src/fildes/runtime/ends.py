@@ -7,7 +7,7 @@ from select import EPOLLIN
 from typing import TYPE_CHECKING
 
 from fildes.runtime.connection import Connection
-from fildes.wire.http import HEAD_LIMIT
+from fildes.wire.http import HEAD_LIMIT, Bad
 from fildes.wire.http_body import Chunked, Sized
 from fildes.wire.http_fields import Refused
 
@@ -20,7 +20,7 @@ UNREAD = 262144  # bytes of an unread body that are dropped before the connectio
 
 
 class Waiting:
-    """A whole request has arrived, and waits for its turn."""
+    """The connection waits for something that we do: for its next request to begin, for the door to take it back."""
 
     __slots__ = ("connection",)
 
@@ -37,6 +37,22 @@ class Waiting:
     def on_sweep(self, now: float) -> None: ...
 
     def on_drain(self) -> None: ...
+
+
+class Queued(Waiting):
+    """A whole request has arrived, and waits for its turn."""
+
+    __slots__ = ("serving", "since")
+
+    def __init__(self, serving: Keeping, connection: Connection) -> None:
+        super().__init__(connection)
+        self.serving = serving
+        self.since = serving.time()
+
+    def on_sweep(self, now: float) -> None:
+        if now - self.since > self.serving.timeout:
+            busy = Bad(503, "The service is busy; try again a little later.")
+            self.serving.refuse(self.connection, busy, extra="retry-after: 5\r\n")
 
 
 class Sending:

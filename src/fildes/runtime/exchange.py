@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fildes.runtime.connection import ClientGone, Connection
 from fildes.runtime.framing import Framing
-from fildes.runtime.keeping import COMPLETE, STARTED, STREAMING, WAITING
+from fildes.runtime.keeping import COMPLETE, STARTED, STREAMING, TRAILING, WAITING
 from fildes.runtime.response import prepare
 from fildes.wire.http import HEAD_LIMIT, Bad, Fields, Line, Refused
 from fildes.wire.http_body import Chunked, Sized
@@ -36,14 +36,22 @@ BODY_RATE = 256.0  # bytes/s
 WRITE_TIMEOUT = 60.0  # s without a byte taken by the client
 
 
+def too_large(limit: int) -> Bad:
+    return Bad(413, f"The body of a request is at most {limit} bytes here ([limits] body).")
+
+
 class Exchange(Framing):
     __slots__ = (
+        "asked",
         "began",
         "delivered",
         "gone",
         "got",
+        "line",
         "patience",
         "settled",
+        "size",
+        "tail",
         "task",
         "waiters",
         "wants",
@@ -51,7 +59,11 @@ class Exchange(Framing):
 
     def __init__(self, serving: Serving, connection: Connection, line: Line, fields: Fields) -> None:
         super().__init__(serving, connection, line, fields)
+        self.line = line
         self.task: Task[None] | None = None
+        self.asked = 0.0  # when the program last got something that it may answer
+        self.size = 0  # bytes of body that it got
+        self.tail: list[bytes] | None = None  # trailers to come, and those that have
         self.gone = False
         self.waiters: list[Future[None]] | None = None  # of receivers
         self.wants = False  # a receiver waits for more of the body
@@ -95,31 +107,37 @@ class Exchange(Framing):
                 raise RuntimeError("http.response.start was sent before")
             self.prepared = prepare(message["status"], message.get("headers", ()))
             self.phase = STARTED
+            if message.get("trailers", False):
+                self.tail = []
             if self.settled:
                 self.serving.attend(self)
+        elif kind == "http.response.trailers" and self.tail is not None and self.phase == TRAILING:
+            self.tail.append(prepare(200, message.get("headers", ())).text.partition(b"\r\n")[2])
+            if not message.get("more_trailers", False):
+                await self._last(self._trailer(b"".join(self.tail)))
         elif kind != "http.response.body":
-            raise RuntimeError(f"a response has no message {kind!r}")
+            raise RuntimeError(f"{kind!r} can't be sent on a response in this state")
         elif self.phase == STARTED:
             body = message.get("body", b"")
             if message.get("more_body", False):
                 await self._write(self._first(body))
+            elif self.tail is not None:
+                await self._write(self._before_trailers(self._first(body)))
             else:
                 data = self._whole(body)
                 self.phase = COMPLETE
                 if self.waiters:
                     self._wake()
                 if not self.serving.post(self.connection, data, self.keep, self.reader):
-                    await self.connection.written()
+                    await self._written()
         elif self.phase == STREAMING:
-            more = message.get("more_body", False)
-            data = self._next(message.get("body", b""), more)
-            if more:
-                await self._write(data)
+            body = message.get("body", b"")
+            if message.get("more_body", False):
+                await self._write(self._next(body, True))
+            elif self.tail is not None:
+                await self._write(self._before_trailers(self._next(body, True)))
             else:
-                self.phase = COMPLETE
-                self._wake()
-                if self.connection.fd >= 0 and not self.serving.post(self.connection, data, self.keep, self.reader):
-                    await self.connection.written()
+                await self._last(self._next(body, False))
         elif self.phase == WAITING:
             raise RuntimeError("http.response.body was sent before http.response.start")
         else:
@@ -150,6 +168,10 @@ class Exchange(Framing):
                 break
             self.expect = False
             self.got += len(data)
+            self.size += len(body)
+            if self.size > self.serving.body:
+                self._refuse(too_large(self.serving.body))
+                break
             if reader.done:
                 connection.buffer = reader.rest
                 self.reader = None
@@ -169,10 +191,14 @@ class Exchange(Framing):
         self.began = self.began or connection.since
         connection.watch_also(EPOLLIN)
         self.wants = True
+        lent = self.serving.lend()
         try:
             await self._wait()
         finally:
             self.wants = False
+            self.asked = self.serving.time()
+            if lent:
+                self.serving.reclaim()
 
     async def _wait(self) -> None:
         waiter = self.serving.loop.create_future()
@@ -196,7 +222,22 @@ class Exchange(Framing):
         if connection.fd < 0:
             raise ClientGone("the client has closed the connection")
         if data and not connection.write(data):
-            await connection.written()
+            await self._written()
+
+    async def _last(self, data: bytes) -> None:
+        self.phase = COMPLETE
+        self._wake()
+        if self.connection.fd >= 0 and not self.serving.post(self.connection, data, self.keep, self.reader):
+            await self._written()
+
+    async def _written(self) -> None:
+        """Wait until the client has taken what was written; others may run in the meantime."""
+        lent = self.serving.lend()
+        try:
+            await self.connection.written()
+        finally:
+            if lent:
+                self.serving.reclaim()
 
     def _failed(self, error: BaseException, scope: dict[str, Any]) -> None:
         if not (isinstance(error, CancelledError | ClientGone) or (self.gone and isinstance(error, OSError))):
@@ -204,7 +245,7 @@ class Exchange(Framing):
             traceback.print_exception(error, file=sys.stderr)
         if self.phase == COMPLETE or self.gone:
             return
-        if self.phase == STREAMING:
+        if self.phase in (STREAMING, TRAILING):
             # Whatever was sent is not the whole: only an abrupt end says so.
             self.phase = COMPLETE
             self.serving.close(self.connection)
@@ -227,6 +268,7 @@ class Exchange(Framing):
         if self.gone or self.phase == COMPLETE:
             return
         self.settled = True
+        self.asked = self.asked or self.serving.now
         if self.phase == STARTED:
             # A middleware may pass the body on in a later step: wait for that, it saves a write and the chunks.
             self.patience -= 1
@@ -273,10 +315,21 @@ class Exchange(Framing):
             ):
                 self._refuse(Bad(408, "The body of the request comes too slowly."))
                 return
+        elif self.phase <= STARTED and self.asked and now - self.asked > self.serving.timeout:
+            self._too_late()
+            return
         else:
             late = connection.eof and idle > GRACE
         if late:
             self.serving.close(connection)
+
+    def _too_late(self) -> None:
+        timeout = f"{self.serving.timeout:g} s"
+        where = f"{self.line.method} {self.line.path}"
+        print(f"{where}: no answer within {timeout} ([limits] timeout); it was cancelled", file=sys.stderr)
+        self._refuse(Bad(504, f"The program did not begin to answer within {timeout}."))
+        if self.task is not None:
+            self.task.cancel()
 
     def on_drain(self) -> None:
         """The response's head will say that the connection closes; a streaming one has 30 s."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fildes.runtime.connection import Connection
-from fildes.runtime.keeping import STREAMING, WAITING
+from fildes.runtime.keeping import STREAMING, TRAILING, WAITING
 from fildes.runtime.response import Prepared
 from fildes.wire.http import Fields, Line
 from fildes.wire.http_body import Chunked, Sized
@@ -31,6 +31,7 @@ class Framing:
         "prepared",
         "reader",
         "serving",
+        "trailers",
         "usual",
     )
 
@@ -48,6 +49,7 @@ class Framing:
             self.keep = not fields.close
             self.expect = fields.expect_continue  # the client waits for 100 before it sends the body
         self.usual = not self.head_only and not self.old
+        self.trailers = fields.trailers and not self.old  # the client would like them
         self.chunked = False  # how the response is framed
         self.left = -1  # bytes still to come of a response whose length is known
         self.reader: Sized | Chunked | None = None  # of the request's body, until all of it was read
@@ -69,9 +71,11 @@ class Framing:
             and not prepared.bodyless
             and not self.connection.eof
             and not self.serving.ending.draining
-            and self.serving.dater is None
         ):
-            return prepared.complete + body
+            dater = self.serving.dater
+            if dater is None or prepared.dated:
+                return prepared.complete + body
+            return b"".join((prepared.text, dater.line(), b"\r\n", body))
         silent = self.head_only or prepared.bodyless
         framing = b""
         if prepared.length is None:
@@ -116,6 +120,19 @@ class Framing:
             if self.left and not more:
                 raise RuntimeError("the response has fewer bytes of body than its content-length says")
         return bytes(body)
+
+    def _before_trailers(self, data: bytes) -> bytes:
+        """`data`, which ends the body but for its trailers."""
+        if self.left > 0:
+            raise RuntimeError("the response has fewer bytes of body than its content-length says")
+        self.phase = TRAILING
+        return data
+
+    def _trailer(self, lines: bytes) -> bytes:
+        """The end of a body with trailers, which only a chunked one can have (RFC 9112 7.1.2)."""
+        if not self.chunked:
+            return b""
+        return b"0\r\n" + lines + b"\r\n" if self.trailers else b"0\r\n\r\n"
 
     def _last_lines(self, prepared: Prepared) -> bytes:
         connection = self.connection

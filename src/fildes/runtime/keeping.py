@@ -31,8 +31,12 @@ HEAD_TIMEOUT = 10.0  # s for the rest of a head
 KEEP_ALIVE = 60.0  # s
 IDLE = 60.0  # s
 CONCURRENCY = 64
+TIMEOUT = 60.0  # s until an answer begins
+BODY = 100 * 1024 * 1024  # bytes of one request's body
+LENT = 4  # for each place, requests at most that lend theirs while they wait for their client
 
 WAITING, STARTED, STREAMING, COMPLETE = range(4)  # phases of a response
+TRAILING = 6  # its body is complete, and trailers follow
 
 
 class Unsettled(Protocol):
@@ -58,8 +62,13 @@ class Keeping:
         # A descriptor that can't be received for want of numbers is lost, and a program needs some too.
         self.room = int(settings.get("room") or max(32, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
         self.limit = int(settings.get("concurrency") or CONCURRENCY)
+        self.timeout = float(settings.get("timeout") or TIMEOUT)
+        self.body = int(settings.get("body") or BODY)
         self.running = 0  # requests whose program has not returned
-        self.aside = 0  # requests that have lent their place to others, while they wait for their client
+        self.lent = 0  # requests whose program waits for its client; others have their places
+        # A program that wants one request at a time is never given two.
+        self.lendable = LENT * self.limit if self.limit > 1 else 0
+        self.every = max(0.05, min(SWEEP, self.timeout / 2, self.head_timeout / 2))
         self.sockets = 0  # open WebSockets
         self.debts = Debts(self, int(settings.get("owed") or OWED))
         self.now = 0.0  # on the loop's clock, when this round began; asking for it is a call to the kernel
@@ -84,11 +93,27 @@ class Keeping:
         raise NotImplementedError
 
     def is_busy(self) -> bool:
-        return bool(self.connections or self.running or self.aside or self.sockets)
+        return bool(self.connections or self.running or self.lent or self.sockets)
 
     def is_pressed(self) -> bool:
         """Whether others may be waiting because of those who are slow."""
-        return self.running * 2 > self.limit
+        return self.running * 2 > self.limit or self.lent * 2 > self.lendable > 0
+
+    def lend(self) -> bool:
+        """A request waits for its client: let another one run. `reclaim` must follow if it is True."""
+        if self.lent >= self.lendable or not self.debts.relieve():
+            return False
+        self.lent += 1
+        self.ended()
+        return True
+
+    def reclaim(self) -> None:
+        self.lent -= 1
+        self.running += 1
+
+    def ended(self) -> None:
+        """A program has returned, or lent its place: there is room for another request."""
+        raise NotImplementedError
 
     def take_again(self) -> None:
         if not self.ending.draining and not self.is_full():
@@ -121,7 +146,7 @@ class Keeping:
     def tell(self, connection: Connection) -> None:
         """The first byte of a response was written: the door may drop its copy of the connection."""
         connection.told = True
-        self.belt.done.append(connection.serial)
+        self.belt.done.append(connection)
         if not self._settling:
             self._settling = True
             self.loop.call_soon(self._settle)
@@ -131,7 +156,7 @@ class Keeping:
         self.now = self.time()
         sweep(self, self.now)
         if self.connections:
-            self._sweeper = self.loop.call_later(SWEEP, self._sweep)
+            self._sweeper = self.loop.call_later(self.every, self._sweep)
 
     # What becomes of a connection
 
@@ -139,7 +164,7 @@ class Keeping:
         """A connection was taken from the conveyor, with what the door has read of it."""
         self.connections[connection.fd] = connection
         if self._sweeper is None:
-            self._sweeper = self.loop.call_later(SWEEP, self._sweep)
+            self._sweeper = self.loop.call_later(self.every, self._sweep)
         if data:
             self.next_request(connection, data)
         else:
@@ -209,10 +234,10 @@ class Keeping:
             self.next_request(connection, data)
             self.settle_soon()
 
-    def refuse(self, connection: Connection, bad: Bad, head_only: bool = False) -> None:
-        """Answer with an error, and close."""
+    def refuse(self, connection: Connection, bad: Bad, head_only: bool = False, extra: str = "") -> None:
+        """Answer with an error, and close. `extra` is header lines, each ending in CRLF."""
         connection.owner = None
-        data = refusal(bad)
+        data = refusal(bad, extra)
         try:
             connection.write(data[: data.index(b"\r\n\r\n") + 4] if head_only else data)
             self.linger(connection)
@@ -245,7 +270,7 @@ class Keeping:
             connection.mask = -1
         os.close(fd)
         del self.connections[fd]
-        if not connection.told:
+        if connection.kept or not connection.told:
             self.tell(connection)
         if connection.out is not None:
             connection.out = None

@@ -23,8 +23,8 @@ from typing import Any
 
 from fildes.runtime.connection import Connection
 from fildes.runtime.date import Dater
-from fildes.runtime.ends import Waiting
-from fildes.runtime.exchange import ASGI, BODY_PATIENCE, Exchange
+from fildes.runtime.ends import Queued, Waiting
+from fildes.runtime.exchange import ASGI, BODY_PATIENCE, Exchange, too_large
 from fildes.runtime.fullness import Fullness
 from fildes.runtime.keeping import Keeping
 from fildes.runtime.places import Places
@@ -181,7 +181,7 @@ class Serving(Keeping):
                 root = ""
         if self.running >= self.limit:
             connection.buffer = data
-            connection.owner = Waiting(connection)
+            connection.owner = Queued(self, connection)
             self._queue.append(connection)
             return
         size = head.length
@@ -189,29 +189,30 @@ class Serving(Keeping):
         if fields.upgrade == b"websocket" and line.method == "GET" and line.version == "1.1":
             self._start_websocket(connection, line, fields, root)
             return
+        if fields.content_length and fields.content_length > self.body:
+            self.refuse(connection, too_large(self.body), line.method == "HEAD")
+            return
         exchange = Exchange(self, connection, line, fields)
         connection.owner = exchange
         self.running += 1
-        task = _begin(
-            exchange.run(
-                {
-                    "type": "http",
-                    "asgi": ASGI,
-                    "http_version": line.version,
-                    "server": self.address,
-                    "client": connection.client,
-                    "scheme": connection.scheme,
-                    "method": line.method,
-                    "root_path": root,
-                    "path": line.path,
-                    "raw_path": line.raw_path,
-                    "query_string": line.query,
-                    "headers": fields.headers.copy(),
-                    "state": self.state.copy(),
-                }
-            ),
-            loop=self.loop,
-        )
+        scope = {
+            "type": "http",
+            "asgi": ASGI,
+            "http_version": line.version,
+            "server": self.address,
+            "client": connection.client,
+            "scheme": connection.scheme,
+            "method": line.method,
+            "root_path": root,
+            "path": line.path,
+            "raw_path": line.raw_path,
+            "query_string": line.query,
+            "headers": fields.headers.copy(),
+            "state": self.state.copy(),
+        }
+        if exchange.trailers:
+            scope["extensions"] = {"http.response.trailers": {}}
+        task = _begin(exchange.run(scope), loop=self.loop)
         if not task.done():
             exchange.task = task
             self._unsettled.append(exchange)
@@ -220,7 +221,13 @@ class Serving(Keeping):
         socket = WebSocket(self, connection, fields)
         connection.owner = socket
         if not socket.key:
-            self.refuse(connection, Bad(400, "The WebSocket handshake lacks its version 13 or its key."))
+            if socket.version in (b"", b"13"):
+                self.refuse(
+                    connection, Bad(400, "The WebSocket handshake lacks its key or its version, or has a body.")
+                )
+            else:  # RFC 6455 4.4
+                extra = "upgrade: websocket\r\nsec-websocket-version: 13\r\n"
+                self.refuse(connection, Bad(426, "The version of WebSocket spoken here is 13."), extra=extra)
             return
         self.running += 1
         task = _begin(socket.run(socket.scope(line, fields, root)), loop=self.loop)
@@ -246,7 +253,7 @@ class Serving(Keeping):
         self.belt.hand_back(connection, data)
 
     def ended(self) -> None:
-        """A program has returned: there is room for another request."""
+        """A program has returned, or lent its place: there is room for another request."""
         self.running -= 1
         if not self.running and not self.connections:
             self.ending.quieten()

@@ -7,8 +7,10 @@ its windows take 300 KiB a connection, of a limit that is often 64 MiB.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import importlib
+import io
 import re
 import sys
 import traceback
@@ -30,6 +32,7 @@ OPEN, CLOSING = 4, 5  # besides WAITING for the program to accept, and COMPLETE
 
 MESSAGE_LIMIT = 16 * 1024 * 1024  # bytes of one message
 AHEAD = 32  # messages received before the program asks for them
+AHEAD_BYTES = 1024 * 1024  # of them together: the last of them may go beyond
 CLOSE_TIMEOUT = 2.0  # s for the client to answer a Close
 PING_AFTER = 30.0  # s of silence, after which the client is asked whether it lives; as long again for its answer
 WRITE_TIMEOUT = 60.0  # s without a byte taken by the client
@@ -58,10 +61,17 @@ def bring(needed: bool = False) -> bool:
     return _wsproto is not None
 
 
+def _may_be_sent(code: Any) -> bool:
+    """Of a Close: what RFC 6455 7.4 and its registry name, but for those that only say what happened."""
+    return isinstance(code, int) and (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999)
+
+
 class WebSocket:
     __slots__ = (
         "accepted",
+        "ahead",
         "asleep",
+        "began",
         "connected",
         "connection",
         "frames",
@@ -72,12 +82,14 @@ class WebSocket:
         "parts",
         "phase",
         "pinged",
+        "pong",
         "prepared",
         "reason",
         "serving",
         "size",
         "status",
         "task",
+        "version",
         "waiters",
     )
 
@@ -88,27 +100,30 @@ class WebSocket:
         self.phase = WAITING
         self.frames: Any = None
         self.incoming: deque[Message] = deque()
-        self.parts: list[Any] = []  # of a message that is not complete
-        self.size = 0
+        self.ahead = 0  # bytes or characters in `incoming`
+        self.parts: Any = None  # a message that is not complete: bytearray or StringIO
+        self.size = 0  # bytes of it
+        self.began = serving.time()
         self.waiters: list[Future[None]] | None = None
         self.connected = False  # the program has been told of the connection
         self.accepted = False
         self.asleep = False  # not reading: the program has enough to do
         self.gone = False
         self.pinged = False
+        self.pong: Any = None  # the answer to the latest ping, while the client does not take what was written before
         self.prepared: Any = None  # of a response in place of the handshake
         self.status, self.reason = 1006, ""  # how it ended
         self.key = b""
         self.offered: list[str] = []
-        version = b""
+        self.version = b""
         for name, value in fields.headers:
             if name == b"sec-websocket-key":
                 self.key = value if _key(value) and not self.key else b""
             elif name == b"sec-websocket-version":
-                version = value
+                self.version = value
             elif name == b"sec-websocket-protocol":
                 self.offered += [word.strip() for word in value.decode("latin-1").split(",") if word.strip()]
-        if version != b"13" or fields.chunked or fields.content_length:
+        if self.version != b"13" or fields.chunked or fields.content_length:
             self.key = b""
 
     def scope(self, line: Line, fields: Fields, root: str) -> dict[str, Any]:
@@ -162,7 +177,8 @@ class WebSocket:
             self.waiters.append(waiter)
             await waiter
         message = self.incoming.popleft()
-        if self.asleep and len(self.incoming) < AHEAD // 2:
+        self.ahead -= len(message.get("text") or message.get("bytes") or b"")
+        if self.asleep and len(self.incoming) < AHEAD // 2 and self.ahead < AHEAD_BYTES // 2:
             self.asleep = False
             self.connection.watch_also(EPOLLIN)
         return message
@@ -176,7 +192,10 @@ class WebSocket:
                 await self._write(self.frames.send(event))
                 return
             if kind == "websocket.close":
-                self._close(message.get("code") or 1000, message.get("reason") or "")
+                code = message.get("code") or 1000
+                if not _may_be_sent(code):
+                    raise RuntimeError(f"a WebSocket can't be closed with the code {code!r} (RFC 6455 7.4)")
+                self._close(code, message.get("reason") or "")
                 return
         elif self.phase == WAITING:
             if kind == "websocket.accept":
@@ -227,11 +246,12 @@ class WebSocket:
 
     async def _deny(self, message: Message) -> None:
         body = bytes(message.get("body", b""))
+        if self.parts is not None:
+            body = self.parts + body
         if message.get("more_body", False):
-            self.parts.append(body)
+            self.parts = body
             return
         self.phase = COMPLETE
-        body = b"".join([*self.parts, body])
         length = b"" if self.prepared.length is not None else b"content-length: %d\r\n" % len(body)
         await self._write(self.prepared.text + length + b"connection: close\r\n\r\n" + body)
         self.serving.linger(self.connection)
@@ -270,7 +290,7 @@ class WebSocket:
                     break
         except ClientGone:
             return
-        if len(self.incoming) >= AHEAD and not self.asleep:
+        if (len(self.incoming) >= AHEAD or self.ahead >= AHEAD_BYTES) and not self.asleep:
             self.asleep = True
             self.connection.watch(self.connection.mask & ~EPOLLIN)
 
@@ -278,23 +298,12 @@ class WebSocket:
         if isinstance(event, _events.Message):
             if self.phase != OPEN:
                 return
-            self.parts.append(event.data)
-            self.size += len(event.data)
-            if self.size > MESSAGE_LIMIT:
-                self._close(1009, f"a message of more than {MESSAGE_LIMIT} bytes")
-            elif event.message_finished:
-                text = isinstance(event, _events.TextMessage)
-                whole: Any = self.parts[0] if len(self.parts) == 1 else ("" if text else b"").join(self.parts)
-                self.parts, self.size = [], 0
-                self.incoming.append(
-                    {"type": "websocket.receive", "text": whole}
-                    if text
-                    else {"type": "websocket.receive", "bytes": bytes(whole)}
-                )
-                self._wake()
+            self._on_piece(event)
         elif isinstance(event, _events.Ping):
-            if self.phase == OPEN:
+            if self.phase == OPEN and self.connection.out is None:
                 self.connection.write(self.frames.send(event.response()))
+            else:  # RFC 6455 5.5.3: only the latest needs an answer
+                self.pong = event.response()
         elif isinstance(event, _events.CloseConnection):
             self.status, self.reason = int(event.code), event.reason or ""
             state = self.frames.state
@@ -304,6 +313,35 @@ class WebSocket:
             self.phase = COMPLETE
             self._wake()
             self.serving.linger(self.connection)
+
+    def _on_piece(self, event: Any) -> None:
+        piece = event.data
+        text = isinstance(piece, str)
+        self.size += len(piece) if not text or piece.isascii() else len(piece.encode())
+        if self.size > MESSAGE_LIMIT:
+            self.parts = None
+            self._close(1009, f"a message of more than {MESSAGE_LIMIT} bytes")
+            return
+        if not event.message_finished or self.parts is not None:
+            # Not a list: a client that sends a message byte by byte would take fifty times as much of our memory.
+            if self.parts is None:
+                self.parts = io.StringIO() if text else bytearray()
+            if text:
+                self.parts.write(piece)
+            else:
+                self.parts += piece
+        if not event.message_finished:
+            return
+        if self.parts is not None:
+            piece = self.parts.getvalue() if text else self.parts
+        self.parts, self.size = None, 0
+        self.ahead += len(piece)
+        self.incoming.append(
+            {"type": "websocket.receive", "text": piece}
+            if text
+            else {"type": "websocket.receive", "bytes": bytes(piece)}
+        )
+        self._wake()
 
     def _close(self, code: int, reason: str) -> None:
         """Begin the closing handshake; the client has CLOSE_TIMEOUT for its part."""
@@ -339,7 +377,11 @@ class WebSocket:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def on_written(self) -> None: ...
+    def on_written(self) -> None:
+        pong, self.pong = self.pong, None
+        if pong is not None and self.phase == OPEN:
+            with contextlib.suppress(ClientGone):
+                self.connection.write(self.frames.send(pong))
 
     def on_gone(self) -> None:
         self.gone = True
@@ -360,6 +402,14 @@ class WebSocket:
                     self.connection.write(self.frames.send(_events.Ping()))
                 except ClientGone:
                     return
+        elif self.phase == WAITING and now - self.began > self.serving.timeout:
+            self.phase = COMPLETE
+            print(f"WebSocket: not accepted within {self.serving.timeout:g} s ([limits] timeout)", file=sys.stderr)
+            self.serving.refuse(self.connection, Bad(504, "The program did not accept the WebSocket in time."))
+            self._wake()
+            if self.task is not None:
+                self.task.cancel()
+            return
         else:
             late = False
         if late:

@@ -16,7 +16,7 @@ TOKEN = bytes(c for c in range(33, 127) if c not in b'"(),/:;<=>?@[\\]{}')
 # Field values: visible characters, blanks and obs-text (RFC 9110 5.5).
 VALUE = bytes([9, *range(32, 127), *range(128, 256)])
 SECRET = frozenset((b"cookie", b"authorization", b"proxy-authorization"))
-MATTERS = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect"))
+MATTERS = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect", b"te"))
 # What only a proxy may say of a client: whoever speaks to us directly could claim anything. They are kept apart from
 # the other headers, and shown to a program only where the door has written them itself (docs/door.md).
 CLAIMS = frozenset(
@@ -69,6 +69,7 @@ class Fields:
         "headers",
         "host",
         "keep_alive",
+        "trailers",
         "upgrade",
     )
 
@@ -83,6 +84,7 @@ class Fields:
         self.keep_alive = False
         self.upgrade = b""  # lower case; empty unless Connection names it
         self.expect_continue = False
+        self.trailers = False  # the client wants those of the response (TE: trailers)
 
 
 class _Known(dict[bytes, tuple[bytes, bytes]]):
@@ -228,6 +230,11 @@ def _matter_expect(fields: Fields, value: bytes) -> None:
     fields.expect_continue = True
 
 
+def _matter_te(fields: Fields, value: bytes) -> None:
+    if any(word.strip(b" \t").lower() == b"trailers" for word in value.split(b",")):
+        fields.trailers = True
+
+
 _matter = {
     b"host": _matter_host,
     b"content-length": _matter_content_length,
@@ -235,4 +242,5 @@ _matter = {
     b"connection": _matter_connection,
     b"upgrade": _matter_upgrade,
     b"expect": _matter_expect,
+    b"te": _matter_te,
 }

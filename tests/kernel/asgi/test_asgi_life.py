@@ -146,15 +146,15 @@ def test_the_loop_of_each_instance_is_its_own(make_stage: Any) -> None:
     assert stage.ask("/thread")[1] == b"42"
     zygote = stage.zygote.pid
     known = {0, 1, 2, stage.conveyor.fileno(), *stage.handle_numbers}
-    shared = [number for number, kind in one.fds().items() if number not in known and "null" not in kind]
-    assert sum("eventpoll" in one.fds()[number] for number in shared) == 2
-    for number in shared:
+    shared = {number: kind for number, kind in one.fds().items() if number not in known and "null" not in kind}
+    assert sum("eventpoll" in kind for kind in shared.values()) == 2
+    for number, kind in shared.items():
         for pid in (other.pid, zygote):
             try:
                 same = syscall("kcmp", one.pid, pid, KCMP_FILE, number, number) == 0
             except OSError:  # not open there
                 continue
-            assert not same, one.fds()[number]
+            assert not same, kind
 
 
 def test_three_threads_of_wakeups(make_stage: Any) -> None:
