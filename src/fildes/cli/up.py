@@ -9,6 +9,7 @@ import os
 
 from fildes.cli._shared import Trouble, state_of
 
+_WAYS = ("x-forwarded", "forwarded", "proxy-protocol")  # web/proxies.py says what they are
 HELP = "run a node on a state directory, until Ctrl-C"
 
 
@@ -47,12 +48,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--proxy",
-        metavar="NETWORK",
+        metavar="NETWORK[=WAY]",
         action="append",
         default=[],
-        help="where connections come from a proxy that sends requests of several clients over one, for example "
-        "127.0.0.1: of each only one request is passed on, so that no program reads what is meant for another",
+        help="a proxy in front of this node, for example 127.0.0.1: what it says of its clients is believed, in one "
+        "way: x-forwarded (the default), forwarded (RFC 7239) or proxy-protocol; nobody else is believed",
     )
+    parser.add_argument(
+        "--client-connections",
+        metavar="N",
+        type=int,
+        help="how many connections one client may have at one service; an IPv6 client is its /64; 0 for any number "
+        "(default: 1024; declared proxies are not counted)",
+    )
+    parser.add_argument("--access-log", action="store_true", help="a line a request in its service's log")
     parser.add_argument("--ready-fd", metavar="N", type=int, help="write a byte to this descriptor when serving")
     parser.add_argument("--table", default=None, help=argparse.SUPPRESS)  # other daemons, for tests of init
 
@@ -87,11 +96,25 @@ def _settings(args: argparse.Namespace) -> dict[str, object]:
         if not 0 < args.command_limit <= 3600:
             raise Trouble(f"--command-limit {args.command_limit:g}: expected seconds above 0, and at most 3600")
         settings["command_limit"] = args.command_limit
-    try:
-        settings["proxies"] = [str(ipaddress.ip_network(network, strict=False)) for network in args.proxy]
-    except ValueError as error:
-        raise Trouble(f"--proxy: {error}; write an address or a network, like 192.0.2.7 or 10.0.0.0/24") from error
+    settings["proxies"] = [_proxy(text) for text in args.proxy]
+    settings["access_log"] = args.access_log
+    if args.client_connections is not None:
+        if args.client_connections < 0:
+            raise Trouble(f"--client-connections {args.client_connections}: expected a number, or 0 for any number")
+        settings["client_connections"] = args.client_connections
     return settings
+
+
+def _proxy(text: str) -> tuple[str, str]:
+    network, _, way = text.partition("=")
+    way = way or _WAYS[0]
+    if way not in _WAYS:
+        raise Trouble(f"--proxy {text}: a proxy speaks {', '.join(_WAYS[:-1])} or {_WAYS[-1]}, not {way!r}")
+    try:
+        return str(ipaddress.ip_network(network, strict=False)), way
+    except ValueError as error:
+        hint = "write an address or a network, like 192.0.2.7 or 10.0.0.0/24=proxy-protocol"
+        raise Trouble(f"--proxy {text}: {error}; {hint}") from error
 
 
 def _index(urls: list[str], hosts: list[str]) -> object:

@@ -3,24 +3,53 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
+from collections.abc import Iterable
 from typing import Final
 
 from fildes.init.ground import Trouble
 from fildes.init.tidy import CONTROL
-from fildes.kernel.fds import Fd
+from fildes.kernel.fds import Fd, close_all
 
 BACKLOG: Final = 4096  # net.core.somaxconn may give less
 DEFER: Final = 5  # seconds for which a connection without a byte does not wake anybody
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """ "127.0.0.1:8080", "[::1]:8080", ":8080" (every address) → (host, port). Raises Trouble."""
+    """ "127.0.0.1:8080", "[::1]:8080", ":8080" (every address, of IPv4 and IPv6) → (host, port). Raises Trouble."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and not host.startswith("[")):
         raise Trouble(f"--http {text}: write an address and a port, like 127.0.0.1:8080 or [::1]:8080")
     return host.strip("[]"), int(port)
+
+
+def open_all(texts: Iterable[str]) -> list[tuple[Fd, str]]:
+    """The listening sockets of all `--http`, with their addresses. Raises Trouble; nothing is open then."""
+    opened: list[tuple[Fd, str]] = []
+    try:
+        for text in texts:
+            if parse_address(text)[0]:
+                opened.append(open_http(text))
+                continue
+            # Two sockets: one of IPv6 for both would show addresses of IPv4 in another form, and takes "0.0.0.0" too.
+            opened.append(open_http("0.0.0.0" + text))
+            if socket.has_ipv6 and _has_ipv6():
+                opened.append(open_http(f"[::]:{opened[-1][1].rpartition(':')[2]}"))
+    except BaseException:
+        close_all([fd for fd, _ in opened])
+        raise
+    return opened
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+            sock.bind(("::", 0))
+    except OSError:
+        return False
+    return True
 
 
 def open_http(text: str) -> tuple[Fd, str]:
@@ -46,10 +75,18 @@ def open_http(text: str) -> tuple[Fd, str]:
                 f"`sysctl net.ipv4.ip_unprivileged_port_start={port}`"
             ) from error
         except OSError as error:
-            raise Trouble(f"--http {text}: {error.strerror}; take another port, or 0 for any that is free") from error
+            raise Trouble(f"--http {text}: {_why(error, host)}") from error
         name = sock.getsockname()
         shown = f"[{name[0]}]:{name[1]}" if family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
         return Fd(sock.detach()), shown
+
+
+def _why(error: OSError, host: str) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "another program listens there (`ss -ltnp` shows which); end it, take another port, or 0 for a free one"
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        return f"{host} is no address of this machine; `ip address` lists them, and :PORT means all of them"
+    return f"{error.strerror}; take another port, or 0 for any that is free"
 
 
 def open_control(directory: int, *, for_all: bool) -> Fd:

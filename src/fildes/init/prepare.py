@@ -102,8 +102,8 @@ def _become_keeper(ledger: Ledger, fds: dict[str, Fd], ready_fd: int | None) -> 
 
 def _open_doors(http: Sequence[str], fds: dict[str, Fd], *, for_all: bool) -> list[str]:
     addresses = []
-    for number, text in enumerate(http):
-        fds[f"http{number}"], address = doors.open_http(text)
+    for number, (fd, address) in enumerate(doors.open_all(http)):
+        fds[f"http{number}"] = fd
         addresses.append(address)
     state = fds["state"].fileno()
     if for_all:  # what is in it has modes of its own: only its names become reachable

@@ -101,9 +101,8 @@ async def _loaded(
         launched = Launched(plan, program, log_pipe.fileno(), cgroup)
         files = (time.monotonic() - began) * 1e3
         sent = {what: fd.fileno() for what, fd in given.items() if what != "log"}
-        zygote = await Zygote.load(
-            loop, launched, _settings(release), sent, resources.exits, resources.load_limit, born=born
-        )
+        settings = _settings(release, resources.access_log)
+        zygote = await Zygote.load(loop, launched, settings, sent, resources.exits, resources.load_limit, born=born)
         zygote.phases = {"files": files} | zygote.phases
         zygote.held[fds.name(log_pipe.fileno())] = "runtime: its log"
         zygote.held |= places(release)
@@ -115,7 +114,7 @@ async def _loaded(
         close_all([*given.values(), *kept])
 
 
-def _settings(release: Release) -> dict[str, Any]:
+def _settings(release: Release, access_log: bool) -> dict[str, Any]:
     """What the tenant's side is told; see zygote/main.py."""
     return {
         "service": release.service,
@@ -133,6 +132,7 @@ def _settings(release: Release) -> dict[str, Any]:
         "stays": scale.stands(release.runtime, release.limits.spares),
         "health": release.health,
         "paths": ["/app", "/deps"],
+        "access_log": access_log,
     }
 
 

@@ -39,6 +39,7 @@ class Resources:
         os.makedirs(self._mountpoint, 0o755, exist_ok=True)
         self.command_limit: float = settings.get("command_limit", COMMAND_LIMIT)
         self.load_limit: float = settings.get("load_limit", LOAD_LIMIT)
+        self.access_log = bool(settings.get("access_log"))
         self._programs = {
             f"{name}{variant}": profile.compile(profile.load(f"{name}{variant}"))
             for name in ("load", "serve", "command")
