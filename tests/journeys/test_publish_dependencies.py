@@ -130,7 +130,6 @@ def test_the_node_s_python_was_upgraded(index: Index, folder: Path, tmp_path: Pa
         assert "fildes repack shop" in node.fildes("ps").stdout
         answer = node.request("/", host="shop.localhost")
         assert answer.status in (502, 503) and b"a page" not in answer.body
-        index.stop()  # what was installed for the lock before is still there, or else it is asked for
         printed = node.fildes("repack").stdout
         assert "shop: published" in printed and "site" not in printed
         assert said(node) == "1 a page 1.5"

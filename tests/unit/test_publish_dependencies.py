@@ -223,6 +223,7 @@ def test_the_head_of_our_own_lock() -> None:
     assert head.requirements == lockfile.key(["a", " b>=1"]) and head.python.startswith("3.")
     assert requirements.read_lock(made, "requirements.lock").lines == (LINE,)
     assert lockfile.stale(made, (LINE,), ("a", "b>=1")) == ""
+    assert lockfile.plain(b"# x\na==1 \\\n    --hash=y \\\n    --hash=z\nb==2\n") == "a==1 --hash=y --hash=z\nb==2\n"
     assert lockfile.stale(made, (LINE,), ("a", "b>=1", "c")) == "it was made for other requirements"
     assert lockfile.head(made.replace(b"\n", b"\r\n")) == head, "saved on another system"
     for other in (b"", LINE.encode(), b"\xff" * 700, made[: len(made) // 3], b"#\n" * 9 + made):

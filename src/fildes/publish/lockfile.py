@@ -53,6 +53,12 @@ def with_head(lock: bytes, lines: Collection[str], source: str) -> bytes:
     return text.encode() + lock
 
 
+def plain(lock: bytes) -> str:
+    """The lines of a lock that uv wrote, as an uploaded one's are handed on: no comments, a line a package."""
+    text = lock.decode().replace("\\\n", " ")
+    return "".join(f"{' '.join(line.split())}\n" for line in text.split("\n") if line and not line.startswith("#"))
+
+
 def stale(lock: bytes, pinned: tuple[str, ...], lines: tuple[str, ...]) -> str:
     """Why `lock`, whose lines are `pinned`, is not one of the requirements `lines`, in words; "" if it is."""
     if head(lock).requirements:

@@ -94,7 +94,7 @@ def take_in(archive: int, contents: int, wish: Wish, report: Report) -> Result:
     for word in found.words:
         report("note", word, began)
     upload = Upload(manifest, len(tree.files), tree.size, list(found.own.roots), dict(found.own.metadata))
-    lock = "".join(f"{line}\n" for line in found.lock)
+    lock = "".join(f"{' '.join(line.split())}\n" for line in found.lock)
     needs = memfd.sealed("needs", msgspec.msgpack.encode(Needs(found.lines, lock, found.source, found.before)))
     index = memfd.sealed("tree", encode(tree))
     return msgspec.to_builtins(upload), [index.take(), needs.take()]

@@ -234,3 +234,16 @@ def test_stored_sources_for_another_python(
     now = shopper.messages[-1]
     assert (now.bundle, now.abi, now.manifest) == (then.bundle, ABI, then.manifest)
     assert shopper.pack()["/deps/greet.py"] == b"GREET = 2\n"
+
+
+def test_what_was_installed_for_a_lock_serves_it_when_it_is_uploaded(
+    shopper: Any, hashes: dict[str, str], shop: Index
+) -> None:
+    shopper.publish(project())
+    lock = shopper.bundle()["requirements.lock"].decode()
+    shop.stop()
+    try:
+        shopper.publish(project(**{"requirements.lock": lock, "more.txt": ""}))
+        assert "installed before" in shopper.progress[4].text
+    finally:
+        shop.start()
