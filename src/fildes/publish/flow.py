@@ -203,7 +203,7 @@ class Publishing:
             how = "locked"
             lock = lockfile.with_head(lock, needs.lines, needs.source)
         tell("resolve", f"{lock.count(b'==')} packages, {how}", (self._loop.time() - began) * 1000)
-        return lock.decode(), lock
+        return lockfile.plain(lock), lock
 
     def _key(self, owner: str, sources: Sources) -> str:
         return digest(owner, sources.upload.manifest.name, lockfile.key(sources.needs.lines), ABI)
