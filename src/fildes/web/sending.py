@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING, Final
 
 from fildes.daemon.deadlines import Deadlines
 from fildes.kernel.loop import Loop
 from fildes.web.owner import Limits, Owner
 from fildes.web.parcels import Conveyor, Parcel
-from fildes.web.sockets import close_passed
 from fildes.wire import conveyor as wire
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Sending:
         parcel.head = b""
         forgone = self._exchange.copies.keep(parcel.serial, parcel)
         if forgone is not None:
-            close_passed(forgone.number)
+            os.close(forgone.number)
 
     def _not_sent(self, conveyor: Conveyor, error: OSError) -> bool:
         """Whether the conveyor is still there."""

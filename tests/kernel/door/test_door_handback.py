@@ -242,28 +242,6 @@ def test_a_flipped_socket_is_set_right(door, kit):
     a.close()
 
 
-def test_a_lingering_connection_does_not_hold_the_door_up(door, kit):
-    """The instance fills a connection, makes it linger, lets go of it, and has the door close the last copy."""
-    a = door.instance("aaaa")
-    with door.connect() as client:
-        client.sendall(kit.get("a.test"))
-        connection, sock = a.one()
-        a.take(connection.serial)
-        door.counts()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
-        try:
-            while True:
-                sock.send(bytes(1 << 20))
-        except BlockingIOError:
-            pass
-        sock.close()
-        began = time.monotonic()
-        a.begin(connection.serial)
-        door.counts()
-        assert time.monotonic() - began < 2
-    a.close()
-
-
 def test_a_flood_of_junk_slows_its_sender_only(door, kit):
     a, client, _, sock = pair(kit, door)
     b = door.instance("bbbb")

@@ -6,7 +6,6 @@ import pytest
 
 from fildes.daemon.peer import Refused
 
-
 CLOSE = "Connection: close\r\n"
 
 
