@@ -10,7 +10,6 @@ import stat
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Final
 
 from fildes.cli import _render
@@ -18,7 +17,6 @@ from fildes.cli._ignore import MAX_BYTES as MAX_RULES
 from fildes.cli._ignore import Rules
 from fildes.cli._shared import Trouble
 from fildes.kernel import memfd
-from fildes.kernel.fds import Fd
 
 # Always, whatever the ignore files say: caches, and what belongs to the place where one works.
 LEFT_OUT: Final = frozenset({
@@ -33,14 +31,13 @@ LEFT_OUT_ENDS: Final = (".pyc", ".pyo", ".swp", "~")
 MAX_BYTES: Final = 512 << 20
 
 
-@dataclass
 class Packed:
-    """`fd` is owned by whoever holds this; sizes in bytes."""
+    """`fd` is owned by whoever holds this; sizes in bytes. `left_out`: ignore file → what it left out, a whole folder
+    as one."""
 
-    fd: Fd
-    files: int
-    size: int
-    left_out: Counter[str] = field(default_factory=Counter)  # ignore file → what it left out, whole folders as one
+    def __init__(self, left_out: Counter[str]) -> None:
+        self.fd = memfd.create("upload")
+        self.files, self.size, self.left_out = 0, 0, left_out
 
     def words(self) -> str:
         files = f"{self.files} files, {_render.size(self.size)}"
@@ -59,7 +56,7 @@ def pack(folder: str) -> Packed:
         raise Trouble(f"{error.filename or folder}: {error.strerror}; it can't be published like this") from error
     if not entries:
         raise Trouble(f"{folder}: there is nothing in it to publish" + _but(left_out))
-    packed = Packed(memfd.create("upload"), 0, 0, left_out)
+    packed = Packed(left_out)
     try:
         with (
             open(os.dup(packed.fd.fileno()), "wb") as out,
