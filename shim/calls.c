@@ -43,6 +43,29 @@ static word open_secret(uint32_t index) {
     return fd;
 }
 
+/* /run/secrets, and /run, which holds it. */
+static word open_secrets(struct thing folder) {
+    uint64_t at = 0;
+    int fd = new_memfd();
+    if (fd < 0)
+        return fd;
+    word failed = put_dirent(fd, &at, 100 + folder.index, 4, ".", 1);
+    if (!failed)
+        failed = put_dirent(fd, &at, 1, 4, "..", 2);
+    if (!failed && folder.index == RUN_FOLDER)
+        failed = put_dirent(fd, &at, 100 + SECRETS_FOLDER, 4, "secrets", 7);
+    for (int i = 0; i < secret_count && folder.index == SECRETS_FOLDER && !failed; i++)
+        failed = put_dirent(fd, &at, 100 + i, 8, secrets[i].name, secrets[i].length);
+    if (!failed)
+        failed = seal(fd);
+    if (failed) {
+        sys(SYS_close, fd, 0, 0, 0);
+        return failed;
+    }
+    fd_is(fd, folder);
+    return fd;
+}
+
 static int in_tmp(const struct path *path) {
     return path->length >= 4 && !memcmp(path->text, TMP, 4) && (path->length == 4 || path->text[4] == '/');
 }
@@ -86,7 +109,9 @@ word call_open(word dir_fd, const char *given, word flags, word mode) {
         return -EROFS;
     if (thing.kind == FOLDER)
         return kept_open_folder(thing);
-    return thing.kind == SECRET ? open_secret(thing.index) : open_packed(thing);
+    if (thing.kind == SECRET)
+        return directory ? open_secrets(thing) : open_secret(thing.index);
+    return open_packed(thing);
 }
 
 static word facts_at(word dir_fd, const char *given, word flags, struct facts *facts) {

@@ -161,7 +161,11 @@ word facts_of(struct thing thing, struct facts *out) {
         out->mode = S_IFREG | 0400;
         out->writable = 0;
         out->ino = 100 + thing.index;
-        out->size = fd_size(secrets[thing.index].fd);
+        if (thing_is_directory(thing)) {
+            out->mode = S_IFDIR | 0500;
+            out->nlink = 2;
+        } else
+            out->size = fd_size(secrets[thing.index].fd);
         return 0;
     case KEPT:
         out->dev = DEV_KEPT;
@@ -321,7 +325,7 @@ word open_packed(struct thing thing) {
 word read_directory(int fd, char *buffer, size_t size) {
     struct thing thing = fd_thing(fd);
     if (thing.kind == TEMPORARY ? (sys(SYS_fcntl, fd, F_GET_SEALS, 0, 0) & SEALS_PACKED) == 0
-                                : thing.kind != FOLDER && (thing.kind != PACKED || !thing_is_directory(thing)))
+                                : thing.kind != FOLDER && ((thing.kind != PACKED && thing.kind != SECRET) || !thing_is_directory(thing)))
         return sys(SYS_fcntl, fd, F_GETFD, 0, 0) < 0 ? -EBADF : -ENOTDIR;
     word offset = sys(SYS_lseek, fd, 0, 1, 0);
     word got = sys(SYS_pread64, fd, buffer, size, offset);

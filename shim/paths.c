@@ -47,7 +47,9 @@ struct thing path_find(const char *path, size_t length) {
         found.kind = found.index ? DEVICE : NOTHING;
         return found;
     }
-    if (below(path, length, "/run/secrets")) {
+    if (secret_count && is(path, length, SECRETS))
+        return (struct thing){SECRET, 0, SECRETS_FOLDER};
+    if (below(path, length, SECRETS)) {
         for (int i = 0; i < secret_count; i++)
             if (is(path + 13, length - 13, secrets[i].name))
                 return (struct thing){SECRET, 0, i};
@@ -59,13 +61,16 @@ struct thing path_find(const char *path, size_t length) {
     for (int i = 0; i < pack_count; i++)
         if (pack_find(i, path, length, &found.index))
             return (struct thing){PACKED, i, found.index};
-    return kept_folder(path, length);
+    found = kept_folder(path, length);
+    return found.kind == NOTHING && secret_count && is(path, length, "/run") ? (struct thing){SECRET, 0, RUN_FOLDER} : found;
 }
 
 int thing_is_directory(struct thing thing) {
     struct tmp_node node;
     if (thing.kind == PACKED)
         return S_ISDIR(packs[thing.pack].entries[thing.index].mode);
+    if (thing.kind == SECRET)
+        return thing.index >= MAX_SECRETS;
     return thing.kind == FOLDER || (thing.kind == TEMPORARY && tmp_copy(thing.index, &node) && node.fd < 0);
 }
 
@@ -111,6 +116,11 @@ static word start_at(word dir_fd, struct path *out) {
     }
     if (thing.kind == FOLDER) {
         memcpy(out->text, kept_folder_path(thing.index, &out->length), thing.index & 1023);
+        return 0;
+    }
+    if (thing.kind == SECRET && thing_is_directory(thing)) {
+        out->length = thing.index == RUN_FOLDER ? 4 : sizeof SECRETS - 1;
+        memcpy(out->text, SECRETS, out->length);
         return 0;
     }
     if (thing.kind == TEMPORARY) {

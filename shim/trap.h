@@ -210,6 +210,8 @@ word call_dup3(int from, int to, word flags);
 
 extern int null_fd, random_fd, terminal_fd;
 #define MAX_SECRETS 32
+#define SECRETS "/run/secrets"
+enum { SECRETS_FOLDER = MAX_SECRETS, RUN_FOLDER }; /* indices of SECRET, where there are any */
 extern struct secret {
     char name[64];
     size_t length;

@@ -135,6 +135,7 @@ def test_secrets_names_and_standard_streams(instance: Any) -> None:
         answers = {
             "token": open("/run/secrets/token").read(), "empty": open("/run/secrets/empty").read(),
             "size": os.stat("/run/secrets/token").st_size, "none": os.path.exists("/run/secrets/none"),
+            "list": sorted(os.listdir("/run/secrets")), "above": os.listdir("/run"), "is": os.path.isdir("/run/secrets"),
             "uname": list(os.uname())[:2], "platform": platform.system(),
         }
         with open("/run/secrets/token") as file:
@@ -153,6 +154,9 @@ def test_secrets_names_and_standard_streams(instance: Any) -> None:
         "empty": "",
         "size": 6,
         "none": False,
+        "list": ["empty", "token"],
+        "above": ["secrets"],
+        "is": True,
         "uname": ["Linux", "fildes"],
         "platform": "Linux",
         "same": True,
