@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 
-from bench import crowd, footprint, introductions, machine, operating, promises, serving, sites, starting
+from bench import asleep, crowd, footprint, introductions, machine, operating, promises, serving, sites, starting
 from bench.rows import Row, table
 from bench.stand import APPS, QUICK, Effort, Missing, Stand
 
@@ -28,6 +28,7 @@ SECTIONS: dict[str, Section] = {
     "sites": sites.rows,
     "crowd": crowd.rows,
     "hundred": starting.hundred,
+    "asleep": asleep.rows,
 }
 
 

@@ -31,6 +31,7 @@ class Effort:
     ups: int = 5
     commands: int = 10
     idle: int = 10_000  # connections
+    asleep: int = 10_000  # services
 
 
 QUICK = Effort(
@@ -45,6 +46,7 @@ QUICK = Effort(
     ups=1,
     commands=5,
     idle=2000,
+    asleep=2000,
 )
 
 
@@ -75,8 +77,8 @@ class Running:
 class Stand:
     """A node, and a connection to its control socket."""
 
-    def __init__(self) -> None:
-        self.node = Node()
+    def __init__(self, node: Node | None = None) -> None:
+        self.node = node or Node()
 
     def __enter__(self) -> Self:
         self.node.__enter__()

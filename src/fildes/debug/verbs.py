@@ -39,6 +39,7 @@ class AskRemove(msgspec.Struct, forbid_unknown_fields=True):
 class AskPs(msgspec.Struct, forbid_unknown_fields=True):
     service: str = ""
     all: bool = False
+    quiet: int | None = None
 
 
 class AskPublish(msgspec.Struct, forbid_unknown_fields=True):
@@ -197,8 +198,8 @@ class Verbs:
         if body.all and call.owner is not None:
             raise Refused("not-allowed", "the node's own processes are shown to operators; leave --all out")
         infos = {info.service: info for info in await self._infos(call.owner)}
-        states = [state for state in await self._states(body.service) if call.owner is None or state.service in infos]
-        services = [msgspec.to_builtins(state) for state in states]
+        listed = await self._states(body.service, call.owner, body.quiet)
+        services = [msgspec.to_builtins(state) for state in listed.services]
         if body.service and not services:
             raise Refused("not-found", f"there is no service {body.service!r}; those there are: fildes ps")
         pidfds: list[Fd] = []
@@ -217,12 +218,12 @@ class Verbs:
         except BaseException:
             close_all(pidfds)
             raise
-        return {"services": services, "daemons": daemons, "pidfds": len(pidfds)}, pidfds
+        return {"services": services, "more": listed.more, "daemons": daemons, "pidfds": len(pidfds)}, pidfds
 
-    async def _states(self, service: str) -> list[orchestrator.ServiceState]:
-        answer = await self._peer.ask("orchestrator.ps", orchestrator.Ps(service))
+    async def _states(self, service: str, owner: str | None = None, quiet: int | None = None) -> orchestrator.PsReply:
+        answer = await self._peer.ask("orchestrator.ps", orchestrator.Ps(service, owner, quiet))
         reply: orchestrator.PsReply = _unseal(answer.fds, orchestrator.PsReply)
-        return reply.services
+        return reply
 
     async def _infos(self, owner: str | None = None) -> list[catalogue.ServiceInfo]:
         answer = await self._peer.ask("catalogue.services", catalogue.Services(owner), reply=catalogue.ServiceCount)
@@ -288,7 +289,7 @@ class Verbs:
     async def caps(self, call: Call) -> Reply:
         """The live table of every process of a service, each descriptor with its reason."""
         body: OfService = call.read(OfService)
-        states = await self._states(body.service)
+        states = (await self._states(body.service)).services
         if not states:
             raise Refused("not-found", f"there is no service {body.service!r}; those there are: fildes ps")
         (state,) = states

@@ -184,22 +184,24 @@ class Orchestrator:
     async def ps(self, asked: Asked[orchestrator.Ps]) -> tuple[Empty, list[Fd]]:
         """The answer is a sealed memfd of PsReply: ten thousand services don't fit a datagram."""
         await self._began
-        wanted = asked.body.service
+        body = asked.body
         commands = defaultdict(list)
-        for command in [
-            c for supervised in self._supervised.values() for c in supervised.commands
-        ] + self._runs.alone():
+        running = [command for supervised in self._supervised.values() for command in supervised.commands]
+        for command in running + self._runs.alone():
             commands[command.service].append(listing.instance(command, command.zygote.held))
-        found = self._releases.of_service(wanted) if wanted else None
-        releases = [found] if found is not None else [] if wanted else self._releases.values()
-        states = [
-            listing.service(
-                release, self._supervised.get(release.id), commands.get(release.service, []), self._resources.wishes
-            )
-            for release in releases
-        ]
-        states.sort(key=lambda state: state.service)
-        return Empty(), [memfd.sealed("ps", msgspec.msgpack.encode(orchestrator.PsReply(states)))]
+        wishes = self._resources.wishes
+        reply = orchestrator.PsReply([])
+        for name, release in self._releases.names(body.owner):
+            if body.service not in ("", name):
+                continue
+            supervised = self._supervised.get(release)
+            sleeps = supervised is None and name not in commands and release not in wishes
+            if sleeps and body.quiet is not None and len(reply.services) >= body.quiet:
+                reply.more += 1
+                continue
+            found = self._releases[release]
+            reply.services.append(listing.service(found, supervised, commands.get(name, []), wishes))
+        return Empty(), [memfd.sealed("ps", msgspec.msgpack.encode(reply))]
 
     def _kept(self, release: Release) -> Supervised | None:
         """Of one that is current or being warmed; an earlier one has none, but while it finishes."""

@@ -19,6 +19,7 @@ _encode = msgspec.msgpack.Encoder().encode
 class _Label(msgspec.Struct):
     id: str
     service: str
+    owner: str
     runtime: str
     limits: _Limits
 
@@ -55,6 +56,11 @@ class Shelf(Mapping[str, Release]):
             if _label.decode(packed).service == service:
                 return self[release]
         return None
+
+    def names(self, owner: str | None = None) -> list[tuple[str, str]]:
+        """(service, id) of all of them, or of one owner's, by name."""
+        labels = map(_label.decode, self._packed.values())
+        return sorted((label.service, label.id) for label in labels if owner in (None, label.owner))
 
     def replace(self, packed: Iterable[msgspec.Raw]) -> set[str]:
         """All of them, anew; the ids of those that are gone. Raises ValidationError, and then changes nothing."""

@@ -29,6 +29,9 @@ class Wishes:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             on_error(error)
 
+    def __contains__(self, release: str) -> bool:
+        return release in self._held
+
     def has(self, release: str, wish: str) -> bool:
         return wish in self._held.get(release, ())
 

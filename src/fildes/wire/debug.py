@@ -25,7 +25,7 @@ MAX_FDS: Final = 240  # SCM_MAX_FD is 253
 
 # verb → what is asked with it, and what comes back. The bodies are maps with these keys.
 VERBS: Final = {
-    "ps": "{service, all} → {services, daemons, pidfds} + [pidfd…]",
+    "ps": "{service, all, quiet} → {services, more, daemons, pidfds} + [pidfd…]",
     "publish": "{name, owner, upgrade, lock, folder} + [tar] → wire.catalogue.Published; Notes tell the phases",
     "repack": "{service, release} → wire.catalogue.Published; Notes tell the phases",
     "foreign": "{} → {services}: those whose release is packed for another Python than the node's",

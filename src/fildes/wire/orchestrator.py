@@ -116,13 +116,17 @@ class ServiceState(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Ps(msgspec.Struct, forbid_unknown_fields=True):
-    """orchestrator.ps → Empty + [sealed memfd of a PsReply]; an empty `service` means all of them."""
+    """orchestrator.ps → Empty + [sealed memfd of a PsReply], by name; an empty `service` means all of them, `owner`
+    those of one. Of those that have no processes at most `quiet` are listed (None: all), and `more` counts the rest."""
 
     service: str = ""
+    owner: str | None = None
+    quiet: int | None = None
 
 
 class PsReply(msgspec.Struct, forbid_unknown_fields=True):
     services: list[ServiceState]
+    more: int = 0
 
 
 class Plan(msgspec.Struct, forbid_unknown_fields=True):
