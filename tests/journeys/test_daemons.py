@@ -12,7 +12,10 @@ import pytest
 
 from fildes.testing import Node, eventually
 
-NAMES = ["log", "shared", "net", "inspect", "catalogue", "bus", "orchestrator", "static", "web", "publish", "debug"]
+NAMES = [
+    *("log", "shared", "net", "storage", "inspect", "catalogue"),
+    *("bus", "orchestrator", "static", "web", "publish", "debug"),
+]
 WITHOUT_FILTER = {"orchestrator"}  # what it starts could not be given up again
 
 

@@ -25,7 +25,10 @@ from websockets.sync.client import connect as websocket
 
 from fildes.testing import Node, eventually, write_program
 
-NAMES = ["log", "shared", "net", "inspect", "catalogue", "bus", "orchestrator", "static", "web", "publish", "debug"]
+NAMES = [
+    *("log", "shared", "net", "storage", "inspect", "catalogue"),
+    *("bus", "orchestrator", "static", "web", "publish", "debug"),
+]
 BACK = 3.0  # seconds within which new connections are answered again, on two busy cores
 
 PROGRAM = """

@@ -90,9 +90,10 @@ def test_doors_close_first_and_the_log_last():
 
 def test_the_table_is_sound():
     daemons = table.load(table.NAME)
-    assert [d.name for d in daemons] == (
-        ["log", "shared", "net", "inspect", "catalogue", "bus", "orchestrator", "static", "web", "publish", "debug"]
-    )
+    assert [d.name for d in daemons] == [
+        *("log", "shared", "net", "storage", "inspect", "catalogue"),
+        *("bus", "orchestrator", "static", "web", "publish", "debug"),
+    ]
     uids = [d.uid for d in daemons if d.uid is not None]
     assert len(set(uids)) == len(uids) == len(daemons) - 1
     assert {d.restart for d in daemons} <= {"permanent", "transient", "temporary"}

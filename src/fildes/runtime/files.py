@@ -36,6 +36,7 @@ _LEFT_OUT = (
 _plain_open = io.open
 _roots: tuple[str, ...] = ()
 _serving = False
+_kept: frozenset[str] = frozenset()  # paths of databases: two opens share a description there, as in /tmp
 _settled = False
 _loaded: list[ctypes.CDLL] = []
 
@@ -85,11 +86,12 @@ def _kinds(settings: dict[str, Any]) -> set[str]:
 
 
 def activate(kit: Kit) -> None:
-    """From now on files come from the trap, and those in /tmp have an offset each."""
-    global _serving
+    """From now on files come from the trap, and those in /tmp, and databases, have an offset each."""
+    global _serving, _kept
     settle(kit.settings)
     ambient.activate(kit)
     _serving = "files" not in _kinds(kit.settings)
+    _kept = frozenset(grant["path"] for grant in kit.settings.get("grants", ()) if grant["kind"] == "sqlite")
 
 
 def shared_libraries(folders: Iterable[str]) -> Iterator[str]:
@@ -108,7 +110,7 @@ def _open(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
         return _plain_open(file, mode, *args, **options)
     try:
         path = os.fspath(file)
-        if isinstance(path, str) and (path.startswith(TMP) or path == "/tmp"):
+        if isinstance(path, str) and (path.startswith(TMP) or path == "/tmp" or path in _kept):
             return open_in_tmp(path, mode, *args, **options)
         return _plain_open(file, mode, *args, **options)
     except OSError as error:

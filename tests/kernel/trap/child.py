@@ -13,7 +13,9 @@ import sys
 def main() -> None:
     order = json.loads(sys.argv[1])
     sys.path.insert(0, order["src"])
+    from fildes.capabilities.sqlite.driver import open_database
     from fildes.kernel import seccomp, timers
+    from fildes.kernel.fds import Fd
     from fildes.kernel.process import set_no_new_privs, set_tsc_faults, unmap_vdso
     from fildes.runtime import files, trap
     from fildes.runtime.kit import Kit
@@ -43,6 +45,11 @@ def main() -> None:
     kinds = [{"name": name, "kind": name if name in ("clock", "random") else "secret", "to": None} for name in grants]
     if order["files"]:
         kinds.append({"name": "files", "kind": "files", "to": None})
+    for name, database in order["databases"].items():
+        with Fd.open(database["directory"], os.O_RDONLY) as directory:
+            opened = open_database(directory.fileno(), writable=database["writable"])
+        grants[name] = [fd.take() for fd in opened]
+        kinds.append({"name": name, "kind": "sqlite", "to": None} | database)
     kit = Kit(conveyor=-1, handle=-1, channel=-1, packs=packs, grants=grants, settings={"grants": kinds})
     trap.prepare(packs, null)
     files.prelude(order["prelude"])

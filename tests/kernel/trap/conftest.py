@@ -64,6 +64,7 @@ class Instance:
     profile: str = "serve"
     prelude: list[str] = field(default_factory=lambda: ["/app"])
     secrets: dict[str, str] = field(default_factory=dict)
+    databases: dict[str, dict[str, Any]] = field(default_factory=dict)
     before: str = ""
 
     @property
@@ -89,6 +90,7 @@ class Instance:
             "files": self.profile == "serve-files",
             "prelude": self.prelude,
             "secrets": self.secrets,
+            "databases": self.databases,
             "before": textwrap.dedent(self.before),
             "program": textwrap.dedent(program),
         }
