@@ -23,7 +23,8 @@ from typing import Any
 from fildes.runtime import wsgi_environ
 from fildes.runtime.belt import Belt
 from fildes.runtime.date import Dater
-from fildes.runtime.ends import Discarding, Lingering, Waiting
+from fildes.runtime.ends import Discarding, Lingering, Queued, Waiting
+from fildes.runtime.fullness import Fullness
 from fildes.runtime.keeping import CONCURRENCY, HEAD_TIMEOUT, IDLE, KEEP_ALIVE
 from fildes.runtime.places import Places
 from fildes.runtime.tending import make_room, sweep
@@ -77,7 +78,7 @@ class Serving:
         self._deadline = 0.0
         self._quiet_since = 0.0
         self._swept = 0.0
-        self._later = False
+        self._timers: list[tuple[float, Callable[[], object]]] = []
 
     # Beginning and end
 
@@ -91,6 +92,7 @@ class Serving:
         self.crew.kick = make_kick(self.crew, self._bell)
         self.crew.now = self._quiet_since = now()
         self.belt.open(conveyor)
+        self.belt.fullness = Fullness(handle, self.call_later)
         self.belt.take(True)
         self.belt.receive()
 
@@ -130,9 +132,13 @@ class Serving:
         if self.draining and (not self._is_busy() or now >= self._deadline):
             self.crew.end()
             return 0
-        if self._later:
-            self._later = False
-            self.post(self.belt.flush)
+        for timer in [timer for timer in self._timers if timer[0] <= now]:
+            self._timers.remove(timer)
+            self.post(timer[1])
+        wait = self._look_around(now)
+        return min([wait, *[max(0.0, due - now) for due, _ in self._timers.copy()]])
+
+    def _look_around(self, now: float) -> float:
         if now - self._swept >= SWEEP:
             self._swept = now
             self._look_for_late(now)
@@ -196,8 +202,8 @@ class Serving:
             self.belt.done.append(connection)
 
     def call_later(self, delay: float, act: Callable[[], object]) -> None:
-        """For the belt, when the door's queue was full."""
-        self._later = True
+        """For the belt. The main thread has `act` done by the leader."""
+        self._timers.append((self.crew.now + delay, act))
         self.crew.ring()
 
     # The lead
@@ -251,6 +257,8 @@ class Serving:
                     order = b""
                 if order == b"D":
                     self.drain("drain")
+                elif order == b"?" and self.belt.fullness is not None:
+                    self.belt.fullness.say()
                 elif not order:
                     # Its other end is kept for the orchestrator when that dies: nobody is there any more.
                     self.epoll.unregister(self._handle)
@@ -277,8 +285,8 @@ class Serving:
         """A connection was taken from the conveyor, with what the door has read of it."""
         self.connections[connection.fd] = connection
         connection.since = self.crew.now
-        if len(self.connections) == 1:
-            self.crew.ring()  # from now on there is something to look after
+        if self.crew.asleep:
+            self.crew.rouse()  # from now on there is something to look after
         if data:
             connection.buffer = data
             self.ready.append((connection, 0))
@@ -346,7 +354,7 @@ class Serving:
         crew = self.crew
         if crew.running >= crew.limit:
             connection.buffer = data
-            connection.owner = Waiting(connection)  # type: ignore[arg-type]
+            connection.owner = Queued(self, connection)  # type: ignore[arg-type]
             connection.park()
             self.waiting.append(connection)
             return True
@@ -435,10 +443,10 @@ class Serving:
             if connection.mask != EPOLLIN:
                 connection.watch(EPOLLIN)
 
-    def refuse(self, connection: Any, bad: Bad, head_only: bool = False) -> None:
-        """Answer with an error, and close."""
+    def refuse(self, connection: Any, bad: Bad, head_only: bool = False, extra: str = "") -> None:
+        """Answer with an error, and close. `extra` is header lines, each ending in CRLF."""
         connection.owner = None
-        data = refusal(bad)
+        data = refusal(bad, extra)
         if connection.finish(data[: data.index(b"\r\n\r\n") + 4] if head_only else data):
             self.linger(connection)
         elif connection.fd >= 0:
