@@ -16,15 +16,20 @@ import pytest
 from fildes.testing import Node, eventually, write_program
 
 HOLD = """
-import os
+import asyncio, os, signal
 
-async def app(scope, receive, send):
-    if scope["type"] != "http":
-        return
-    while (await receive()).get("more_body"):  # whoever sends half a body keeps a place
-        pass
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
+held = True
+
+def let_go(*_):
+    global held
+    held = False
+
+signal.signal(signal.SIGUSR1, let_go)
+
+async def act(path):
+    while path == "/stay" and held:
+        await asyncio.sleep(0.01)
+    return os.getpid()
 """
 
 
@@ -49,16 +54,15 @@ def pids(node: Node, service: str) -> set[int]:
 
 
 class Guest:
-    """A request whose body ends when it is told to."""
+    """A request that takes until its instance is told to let go."""
 
-    def __init__(self, node: Node, service: str) -> None:
+    def __init__(self, node: Node, service: str, path: str = "/stay") -> None:
         self._socket = socket.create_connection(node.addresses[0], 10)
-        head = f"POST / HTTP/1.1\r\nHost: {service}.localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\n."
+        head = f"GET {path} HTTP/1.1\r\nHost: {service}.localhost\r\nConnection: close\r\n\r\n"
         self._socket.sendall(head.encode())
 
     def leaves(self) -> int:
-        """The process that answered."""
-        self._socket.sendall(b".")
+        """The process that answered, by its own number."""
         answer = b""
         while data := self._socket.recv(4096):
             answer += data
@@ -89,9 +93,13 @@ def guests_of(node: Node, service: str, number: int, stack: contextlib.ExitStack
 
 
 def ask(node: Node, service: str) -> int:
-    guest = Guest(node, service)
-    with contextlib.closing(guest):
+    with contextlib.closing(Guest(node, service, "/")) as guest:
         return guest.leaves()
+
+
+def let_go(node: Node, service: str) -> None:
+    for pid in pids(node, service):
+        os.kill(pid, signal.SIGUSR1)
 
 
 def test_a_crowd_is_met_by_more_instances_up_to_the_limit(crowded: Node) -> None:
@@ -99,6 +107,7 @@ def test_a_crowd_is_met_by_more_instances_up_to_the_limit(crowded: Node) -> None
         guests = guests_of(crowded, "crowd", 8, stack)
         eventually(lambda: len(state(crowded, "crowd")["instances"]) == 3, what="three instances")
         # Six are in them, two wait for whoever has room first.
+        let_go(crowded, "crowd")
         answers = [guest.leaves() for guest in guests]
         assert len(set(answers)) == 3
         assert len(answers) == 8
@@ -121,6 +130,7 @@ def test_all_of_a_crowd_live_through_the_death_of_the_orchestrator(crowded: Node
         # The new one was told that both are full, and goes on from there.
         guests += guests_of(crowded, "crowd", 2, stack)
         eventually(lambda: len(pids(crowded, "crowd")) == 3, what="a third instance")
+        let_go(crowded, "crowd")
         assert len({guest.leaves() for guest in guests}) == 3
     assert before < pids(crowded, "crowd")
     assert state(crowded, "crowd")["crashes"] == crashes
@@ -135,6 +145,7 @@ def test_one_of_several_dies_alone(crowded: Node) -> None:
         victim = min(before)
         os.kill(victim, signal.SIGKILL)
         eventually(lambda: victim not in pids(crowded, "crowd"), what="it is missed")
+        let_go(crowded, "crowd")
         answers = []
         for guest in guests:
             with contextlib.suppress(OSError, AssertionError):
@@ -167,7 +178,7 @@ def test_frozen_and_thawed(crowded: Node) -> None:
     crowded.fildes("freeze", "crowd")
     found = state(crowded, "crowd")
     assert found["state"] == "frozen" and "fildes thaw crowd" in found["note"]
-    with contextlib.closing(Guest(crowded, "crowd")) as guest:
+    with contextlib.closing(Guest(crowded, "crowd", "/")) as guest:
         crowded.kill("orchestrator")
         eventually(lambda: state(crowded, "crowd")["state"] == "frozen", what="it is frozen still")
         assert pids(crowded, "crowd") == before
