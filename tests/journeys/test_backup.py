@@ -31,7 +31,7 @@ def handle(request):
     if request.method == "POST":
         with database:
             database.execute("insert into note values (?)", (request.text(),))
-    secret = sdk.open("token").decode() if request.path == "/secret" else ""
+    secret = sdk.open("token").text() if request.path == "/secret" else ""
     return {"notes": [row[0] for row in database.execute("select text from note")], "secret": secret}
 """
 MANIFEST = """name = "notes"
