@@ -10,7 +10,7 @@ from fildes.catalogue import snapshots, view
 from fildes.catalogue.connection import Connection
 from fildes.catalogue.copying import without_secrets
 from fildes.catalogue.faults import translated
-from fildes.catalogue.policy import Facts, Holder, Target, split
+from fildes.catalogue.policy import Facts, Holder, Target, data_of, split
 from fildes.wire.catalogue import Login, Manifest, Policy, Release, ReleaseInfo, ServiceInfo, State
 
 _manifests: Final = msgspec.msgpack.Decoder(Manifest)
@@ -91,7 +91,17 @@ class Lookup(Connection):
             secrets=frozenset(self.secrets(owner, manifest.name))
             if any(g.kind == "secret" for g in manifest.grants)
             else frozenset(),
+            data=self._data(owner, manifest.name) if data_of(manifest) else 0,
         )
+
+    def _data(self, owner: str, besides: str) -> int:
+        """Bytes of the quotas of what this owner's other services keep."""
+        rows = self._rows(
+            "SELECT manifest FROM release WHERE owner = ? AND service <> ? AND state = 'current' "
+            "AND (instr(manifest, ?) OR instr(manifest, ?))",
+            *(owner, besides, b"sqlite", b"files"),
+        )
+        return sum(data_of(_manifests.decode(row[0])) for row in rows)
 
     def stored(self, owner: str, besides: str) -> int:
         """Bytes of this owner's releases, those of the service `besides` apart."""

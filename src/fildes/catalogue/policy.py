@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fildes.capabilities.connect.grant import service_of
+from fildes.capabilities.files import grant as files
+from fildes.capabilities.sqlite import grant as sqlite
 from fildes.manifest.problems import Problem, quote
 from fildes.wire.catalogue import Grant, Manifest, Policy
 
@@ -31,7 +33,7 @@ class Facts:
     """What the database says about the names in one manifest.
 
     `targets` lacks the services that do not exist. `services` is how many the owner has, this one not
-    counted.
+    counted. `data`: bytes of the quotas of its databases and trees.
     """
 
     service_owner: str | None = None
@@ -39,6 +41,7 @@ class Facts:
     hosts: Mapping[str, list[Holder]] = field(default_factory=dict)
     targets: Mapping[str, Target] = field(default_factory=dict)
     secrets: frozenset[str] = frozenset()
+    data: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def check(manifest: Manifest, owner: str, policy: Policy, facts: Facts) -> list[
         *_hosts(manifest, owner, policy, facts),
         *_grants(manifest, owner, policy, facts),
         *_limits(manifest, policy),
+        *_data(manifest, policy, facts),
     ]
 
 
@@ -192,3 +196,26 @@ def _limits(manifest: Manifest, policy: Policy) -> list[Problem]:
             text = f"limits.{name}: {asked:,} is above what this owner may give a service: {most:,}"
             found.append(Problem(_at(manifest, "limits", name), text, f"at most {name} = {most}"))
     return found
+
+
+def data_of(manifest: Manifest) -> int:
+    """The sum of the quotas of what a manifest's grants keep, bytes."""
+    return sum(
+        sqlite.quota_of(grant.options) if grant.kind == "sqlite" else files.quota_of(grant.options)
+        for grant in manifest.grants
+        if (grant.kind == "sqlite" and "of" not in grant.options) or (grant.kind == "files" and "path" in grant.options)
+    )
+
+
+def _data(manifest: Manifest, policy: Policy, facts: Facts) -> list[Problem]:
+    asked = data_of(manifest)
+    if not asked or asked + facts.data <= policy.data:
+        return []
+    text = f"grants: with it this owner's databases and trees could take {asked + facts.data:,} bytes"
+    return [
+        Problem(
+            _at(manifest, "grants"),
+            f"{text}; the policy allows {policy.data:,}",
+            'a smaller quota, such as quota = "64MiB"',
+        )
+    ]

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 
 from fildes.capabilities.kind import Kind
-from fildes.capabilities.kinds import DECLARED
+from fildes.capabilities.kinds import DECLARED, together
 from fildes.manifest import places, words
 from fildes.manifest.problems import ManifestError, Problem, did_you_mean, listed, quote
 from fildes.manifest.words import Wrong
@@ -101,6 +101,8 @@ class _Reader:
         entry = self._entry(runtime)
         hosts = self._words(("hosts",), words.route)
         grants = [g for g in (self._grant(n) for n in self._table(("grants",))) if g is not None]
+        for place, text in together([(grant.name, grant.kind, grant.options) for grant in grants]):
+            self._wrong(("grants", place), text)
         offers = self._offers()
         limits = self._limits()
         env = self._env()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from fildes.capabilities.kind import Kind, problems
-from fildes.capabilities.kinds import DECLARED
+from fildes.capabilities.kinds import DECLARED, together
 from fildes.manifest import words
 from fildes.manifest.problems import Problem, quote
 from fildes.manifest.words import Wrong
@@ -44,6 +44,8 @@ def verify(manifest: Manifest, kinds: Mapping[str, Kind] = DECLARED) -> list[Pro
             continue
         options = grant.options if grant.to is None else {**grant.options, "to": grant.to}
         found += [Problem(0, f"grants.{grant.name}: {text}") for text in problems(kinds[grant.kind], options)]
+    for name, text in together([(grant.name, grant.kind, grant.options) for grant in manifest.grants]):
+        found.append(Problem(0, f"grants.{name}: {text}"))
     limits = manifest.limits
     ranges: tuple[tuple[float, tuple[float, float]], ...] = (
         (limits.memory, words.MEMORY),

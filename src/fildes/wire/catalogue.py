@@ -370,8 +370,9 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     `static_bytes` and `program_bytes` bound one bundle of that sort (`MOST_STATIC` the former), and its pack in
     proportion; `storage` is the
     sum over the releases of the owner's other services and the new one; memory, cpu, tasks, concurrency, instances and
-    log bound what [limits] may say. `private`: whether a `connect` to a host outside may say private = true, and
-    so reach this machine and its own networks.
+    log bound what [limits] may say; `data` the sum of the quotas that grants of
+    the owner's services name. `private`: whether a `connect` to a host outside may say private = true, and so reach this
+    machine and its own networks.
     """
 
     suffixes: list[str] = field(default_factory=lambda: ["*.localhost"])
@@ -387,6 +388,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     instances: int = 16
     log: int = 256 << 20
     private: bool = False
+    data: int = 1 << 40
 
 
 class PolicyGet(Struct, frozen=True, forbid_unknown_fields=True):
