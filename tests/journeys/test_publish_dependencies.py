@@ -76,7 +76,9 @@ def bundle_of(node: Node) -> str:
     return str(next(release["bundle"] for release in releases if release["state"] == "current"))
 
 
-def test_a_project_with_a_lock_on_two_nodes(index: Index, folder: Path, tmp_path: Path) -> None:
+def test_a_project_with_a_lock_from_node_to_node_and_to_another_python(
+    index: Index, folder: Path, tmp_path: Path
+) -> None:
     with Node(arguments=["--index", index.url], environment={"UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "2"}) as node:
         printed = node.fildes("publish", str(folder), "--lock").stdout
         assert f"{folder}/requirements.lock: written; keep it with the sources" in printed
@@ -104,20 +106,20 @@ def test_a_project_with_a_lock_on_two_nodes(index: Index, folder: Path, tmp_path
         (folder / "requirements.lock").write_text(lock)
         node.fildes("publish", str(folder))
         assert bundle_of(node) == first and said(node) == "1 a page 1.5"
-    with Node(arguments=["--index", index.url]) as other:
+    state = tmp_path / "state"
+    with Node(state, arguments=["--index", index.url]) as other:
         for path in sorted(folder.rglob("*.*"), reverse=True):
             path.touch()
+            path.chmod(0o600)
         other.fildes("publish", str(folder))
         assert bundle_of(other) == first, "the same sources and lock, another node and another day"
         assert said(other) == "1 a page 1.5"
+        other.fildes("publish", str(Path(__file__).parents[2] / "examples/site"))
+    _another_python(state, index)
 
 
-def test_the_node_s_python_was_upgraded(index: Index, folder: Path, tmp_path: Path) -> None:
-    """What was packed for another Python is not run; ps says so, and one command mends it."""
-    state = tmp_path / "state"
-    with Node(state, arguments=["--index", index.url]) as node:
-        node.fildes("publish", str(folder))
-        node.fildes("publish", str(Path(__file__).parents[2] / "examples/site"))
+def _another_python(state: Path, index: Index) -> None:
+    """The node's Python is upgraded: what was packed for the one before is not run; one command mends it."""
     [database] = [path for path in (state / "catalogue").rglob("*") if path.suffix in (".db", ".sqlite", ".sqlite3")]
     with sqlite3.connect(database) as connection:
         connection.execute("UPDATE release SET abi = 'cpython-39-x86_64-linux-gnu' WHERE abi <> ''")
@@ -135,5 +137,7 @@ def test_the_node_s_python_was_upgraded(index: Index, folder: Path, tmp_path: Pa
         assert said(node) == "1 a page 1.5"
         assert "nothing to do" in node.fildes("repack").stdout
         assert "foreign" not in node.fildes("ps").stdout
+        back = node.fildes("rollback", "shop", check=False)
+        assert back.returncode == 1 and "packed for another Python" in back.stderr and said(node) == "1 a page 1.5"
         assert "of which service" in node.fildes("repack", "--release", "x", check=False).stderr
         assert "has no current release" in node.fildes("repack", "nobody", check=False).stderr

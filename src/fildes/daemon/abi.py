@@ -14,9 +14,10 @@ def foreign(abi: str) -> bool:
     return abi not in ("", ABI)
 
 
-def sentence(service: str, abi: str) -> str:
-    """What to tell people of a release whose pack is foreign."""
+def sentence(service: str, abi: str, release: str = "") -> str:
+    """What to tell people of a release whose pack is foreign; `release` where it may not be the current one."""
     return (
         f"packed for another Python ({abi}) than this node's ({ABI}), and not run; "
         f"pack it again from the sources that are kept here: fildes repack {service}"
+        + (f" --release {release}" if release else "")
     )

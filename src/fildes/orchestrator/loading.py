@@ -54,7 +54,7 @@ async def load(
     end it. Raises Refused with the tenant's error, and OSError; nothing is left then.
     """
     if foreign(release.abi):  # its byte code and its libraries are another interpreter's
-        raise Refused("foreign", f"release {release.id} of {release.service}: {sentence(release.service, release.abi)}")
+        raise Refused("foreign", f"{release.service}: {sentence(release.service, release.abi, release.id)}")
     key = loading_key(release, alone)
 
     kept = False

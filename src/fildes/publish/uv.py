@@ -81,6 +81,7 @@ def explain(said: str, source: str) -> str:
     """A sentence about uv's output `said` for the requirements in `source`, with what to do about it."""
     lines = [line.strip(" ╰─▶×│├·").removeprefix("error: ").removeprefix("cause: ") for line in said.splitlines()]
     text = re.sub(r"(https?://)[^/@\s`]*@", r"\1", " ".join(filter(None, lines)))[:1500]
+    text = text.removeprefix("No solution found when resolving dependencies ")
     if "No space left on device" in said:
         return "the disk that holds the node's state is full: nothing was changed; free some space and publish again"
     mismatch = _HASH.search(said)

@@ -40,6 +40,7 @@ def wheel(
     *,
     requires: Sequence[str] = (),
     extras: Mapping[str, str] | None = None,
+    tag: str = "py3-none-any",
 ) -> tuple[str, bytes]:
     """(file name, bytes) of a pure wheel (PEP 427); the same arguments give the same bytes."""
     normal = name.replace("-", "_")
@@ -51,7 +52,7 @@ def wheel(
     members = {
         **files,
         f"{info}/METADATA": "\n".join(metadata) + "\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: fildes\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: fildes\nRoot-Is-Purelib: true\nTag: {tag}\n",
     }
     record = ""
     for path, text in members.items():
@@ -62,7 +63,7 @@ def wheel(
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, text in members.items():
             archive.writestr(zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0)), text)
-    return f"{normal}-{version}-py3-none-any.whl", out.getvalue()
+    return f"{normal}-{version}-{tag}.whl", out.getvalue()
 
 
 class Index:
@@ -187,7 +188,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             for byte in body:
                 self.wfile.write(bytes([byte]))
                 self.wfile.flush()
-                time.sleep(0.008)
+                time.sleep(0.0065)
         else:
             self.wfile.write(body)
 

@@ -107,3 +107,11 @@ def test_a_lock_holds_the_versions(shopper: Any, shop: Index) -> None:
     assert shopper.pack()["/deps/pinned.py"] == b"V = 1\n", "one more package is no reason to upgrade the others"
     shopper.publish(needing("pinned", "greet"), upgrade=True)
     assert shopper.pack()["/deps/pinned.py"] == b"V = 2\n"
+
+
+def test_a_wheel_of_another_python(shopper: Any, shop: Index, refused: Refusing) -> None:
+    digest = shop.add("yesterday", "1.0", tag="cp39-cp39-manylinux_2_17_x86_64")
+    text = refused(shopper, needing("yesterday"))
+    assert text.startswith("requirements.txt: Because yesterday==1.0 has no wheels") and "from wheels only" in text
+    text = refused(shopper, PROGRAM | {"requirements.lock": f"yesterday==1.0 --hash=sha256:{digest}\n"})
+    assert text.startswith("requirements.lock: ") and "chosen anew by: fildes publish DIR --upgrade --lock" in text
