@@ -368,10 +368,9 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
 
     `suffixes`: "*.localhost" (every name below localhost), "example.org" (that host itself), or "*" (every host).
     `static_bytes` and `program_bytes` bound one bundle of that sort (`MOST_STATIC` the former), and its pack in
-    proportion; `storage` is the
-    sum over the releases of the owner's other services and the new one; memory, cpu, tasks, concurrency, instances and
-    log bound what [limits] may say; `data` the sum of the quotas that grants of
-    the owner's services name. `private`: whether a `connect` to a host outside may say private = true, and so reach this
+    proportion; `storage` is the sum over the releases of the owner's other services and the new one; memory, cpu,
+    tasks, concurrency, instances and log bound what [limits] may say; `data` the sum of the quotas that grants of the
+    owner's services name. `private`: whether a `connect` to a host outside may say private = true, and so reach this
     machine and its own networks.
     """
 
