@@ -40,7 +40,7 @@ def run() -> Iterator[Check]:
         True,
     )
     if known:
-        for group in (_interpreter, _confinement, _namespaces, _resources, _identity, _network):
+        for group in (_interpreter, _confinement, _namespaces, _resources, _storage, _identity, _network):
             yield from group()
 
 
@@ -189,6 +189,23 @@ def _resources() -> Iterator[Check]:
         f"at most {hard} a process",
         "connections at a time, and releases",
         "raise the hard limit: `ulimit -Hn 65536`, or LimitNOFILE= of the unit that starts it",
+    )
+
+
+def _storage() -> Iterator[Check]:
+    from fildes.kernel import loops
+    from fildes.sandbox import tree
+
+    usable, maker = loops.usable(), tree.maker()
+    found = "file systems in files" if usable and maker else "plain folders"
+    missing = [] if usable else ["no loop devices for this user"]
+    missing += [] if maker else ["no mke2fs"]
+    yield Check(
+        "trees that last",
+        usable and maker is not None,
+        found + (f": {', '.join(missing)}" if missing else ""),
+        "the quota of a `files` grant with `path`: such a tree lasts, but may fill the disk",
+        "run as root, with loop devices, and install e2fsprogs",
     )
 
 
