@@ -191,6 +191,7 @@ class Relays:
             if data:
                 response.early = not relay.body.done
                 relay.down = response.feed(data)
+                relay.answered = response.begun
             else:
                 relay.ended = True
                 if not response.end():
@@ -205,7 +206,7 @@ class Relays:
             self._push_down(relay)
 
     def _broken(self, relay: Relay, why: str) -> None:
-        if relay.response.begun:  # only an abrupt end says that what was sent is not the whole
+        if relay.answered:  # only an abrupt end says that what was sent is not the whole
             self._end(relay)
         else:
             name = relay.conveyor.service

@@ -19,9 +19,9 @@ class Relay:
     """`client` and `inner` are owned. Bytes wait in `up` (to the instance) and `down` (to the client)."""
 
     __slots__ = (
-        "body", "client", "client_ended", "client_mask", "conveyor", "deaf", "down", "ended", "head", "inner",
-        "inner_mask", "most", "moved", "open", "past", "peer", "raw", "response", "rest", "sock", "started", "taken",
-        "timeout", "told_end", "up", "upgrade", "who",
+        "answered", "body", "client", "client_ended", "client_mask", "conveyor", "deaf", "down", "ended", "head",
+        "inner", "inner_mask", "most", "moved", "open", "past", "peer", "raw", "response", "rest", "sock", "started",
+        "taken", "timeout", "told_end", "up", "upgrade", "who",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +47,7 @@ class Relay:
         self.response = Response(
             head_only=head.method == "HEAD", old=head.version == "1.0", keep=keep, upgrade=bool(head.upgrade)
         )
+        self.answered = False  # the head of the response is on its way to the client
         self.rest = b""  # of the next request, or of another protocol that is not spoken yet
         self.up = b""
         self.down = b""

@@ -115,6 +115,7 @@ class Stage:
         self.peer.on_event("log.append", log.Append, lambda asked: self.logged.append(asked.body.text))
         self.process: subprocess.Popen[bytes] | None = None
         self.limit: int | None = None  # of descriptors
+        self.settings: dict[str, Any] = {}  # of `fildes up`
         self._thread = threading.Thread(target=self.loop.run, daemon=True)
         self._thread.start()
 
@@ -176,7 +177,7 @@ class Stage:
     def start(self) -> None:
         channel, store = self._far, self._store_far
         numbers = {name: sock.fileno() for name, sock in self._fds.items()}
-        arguments = [self.name, self.module, channel.fileno(), store.fileno(), numbers, {}]
+        arguments = [self.name, self.module, channel.fileno(), store.fileno(), numbers, self.settings]
         passed = [channel.fileno(), store.fileno(), *numbers.values()]
         self.store.ready.clear()
         command = [sys.executable, "-c", _START, msgspec.json.encode(arguments).decode()]
@@ -329,8 +330,15 @@ class DoorStage(Stage):
     def counted(self, release: str) -> web_wire.Counted:
         return self.counts().releases.get(release, web_wire.Counted())
 
-    def connect(self) -> socket.socket:
-        return socket.create_connection(self.address, timeout=DEADLINE)
+    def connect(self, source: str = "127.0.0.1") -> socket.socket:
+        return socket.create_connection(self.address, timeout=DEADLINE, source_address=(source, 0))
+
+    def again(self, **settings: Any) -> None:
+        """Start it anew, with settings of `fildes up`."""
+        self.kill()
+        self.settings = settings
+        self.start()
+        assert self.store.ready.wait(DEADLINE)
 
     def request(self, data: bytes) -> bytes:
         """Send `data` on a new connection and read until the end."""
