@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -213,3 +215,65 @@ def test_what_is_frozen_can_be_stopped_replaced_and_removed(crowded: Node, tmp_p
     crowded.fildes("rm", "cold")
     refused = crowded.fildes("thaw", "cold", check=False)
     assert refused.returncode == 1 and "no service 'cold'" in refused.stderr
+
+
+def test_what_drains_lives_through_two_deaths_of_the_orchestrator(crowded: Node, tmp_path: Path) -> None:
+    folder = write_program(tmp_path, "leaving", HOLD)
+    crowded.fildes("publish", str(folder))
+    with contextlib.closing(Guest(crowded, "leaving")) as guest:
+        eventually(lambda: pids(crowded, "leaving"), what="it runs")
+        [old] = pids(crowded, "leaving")
+        zygote = state(crowded, "leaving")["zygote"]
+        (folder / "more.py").write_text("")
+        crowded.fildes("publish", str(folder))
+        for _ in range(2):
+            crowded.kill("orchestrator")
+            eventually(lambda: state(crowded, "leaving")["state"], what="it is back")
+        assert old not in pids(crowded, "leaving") and Path(f"/proc/{old}").exists()
+        assert not guest.answered()
+        os.kill(old, signal.SIGUSR1)
+        assert guest.leaves() > 0
+    eventually(lambda: not Path(f"/proc/{old}").exists(), what="it ends when it has finished")
+    os.kill(zygote, signal.SIGKILL)  # else it waits for the end of its time
+    crowded.fildes("rm", "leaving")
+
+
+def test_a_load_that_is_stopped_ends_at_once_and_leaves_nothing(crowded: Node, tmp_path: Path) -> None:
+    folder = write_program(tmp_path, "endless", "import os\nif os.path.exists('/app/later.py'): pass\n")
+    crowded.fildes("publish", str(folder))
+    crowded.fildes("stop", "endless")
+    crowded.fildes("stop", "endless")
+    assert state(crowded, "endless")["zygote"] is None
+    groups = release_groups(crowded)
+    (folder / "main.py").write_text("while True: pass\n")
+    words = [sys.executable, "-m", "fildes.cli", "publish", str(folder)]
+    environment = {**os.environ, "FILDES_STATE": str(crowded.state)}
+    before = children(crowded)
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as publish:
+        [loading] = eventually(lambda: children(crowded) - before, what="it loads")
+        crowded.fildes("stop", "endless", timeout=20)
+        eventually(lambda: not Path(f"/proc/{loading}").exists(), 5, "its end")
+        publish.communicate(timeout=20)
+        assert publish.returncode == 1
+    eventually(lambda: release_groups(crowded) <= groups, 5, "no cgroup is left")
+    crowded.fildes("rm", "endless")
+
+
+def children(node: Node) -> set[int]:
+    """init's, but for the daemons."""
+    listed = Path(f"/proc/{node.init}/task/{node.init}/children").read_text().split()
+    return {int(pid) for pid in listed} - set(node.daemons().values())
+
+
+def release_groups(node: Node) -> set[str]:
+    """The cgroups of this node's releases; none where it can make none."""
+    zygote = state(node, "ready")["zygote"]
+    for line in Path(f"/proc/{zygote}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "/services/" not in path:
+            continue
+        for mount in (Path("/sys/fs/cgroup", controllers), Path("/sys/fs/cgroup")):
+            services = Path(f"{mount}{path.partition('/services/')[0]}/services")
+            if services.is_dir():
+                return {child.name for child in services.iterdir() if child.is_dir()}
+    return set()

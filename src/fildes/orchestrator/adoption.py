@@ -13,10 +13,11 @@ from fildes.kernel.fds import Fd, close_all, send_with_fds
 from fildes.kernel.loop import EPOLLIN, Loop
 from fildes.orchestrator.conveyor import Conveyor
 from fildes.orchestrator.instances import never_started
+from fildes.orchestrator.loading import draining_key
 from fildes.orchestrator.supervised import DRAIN, Supervised
 from fildes.wire.catalogue import Release
 
-_ORDER = ("conveyor", "loading", "zygote", "instance", "command")  # each needs what comes before it
+_ORDER = ("draining", "conveyor", "loading", "zygote", "instance", "command")  # each needs what comes before it
 
 
 def adopt(
@@ -32,6 +33,9 @@ def adopt(
     for deposit in sorted(deposits, key=lambda d: _ORDER.index(d.key.partition(".")[0])):
         what, _, rest = deposit.key.partition(".")
         release, _, more = rest.partition(".")
+        if what == "draining":
+            _end_at(loop, store, deposit, float(deposit.blob))
+            continue
         if release not in releases or what == "loading":
             others[release].append(deposit)
             continue
@@ -70,7 +74,12 @@ def _finish(loop: Loop, store: Store, deposits: Sequence[Deposit]) -> None:
         elif what == "command":
             pass  # it has its time, or ends with its zygote
         elif what == "zygote" and draining:
-            _end_later(loop, store, deposit)
+            release = deposit.key.split(".")[1]
+            deadline, pid = loop.time() + DRAIN, process.pidfd_pid(deposit.fds[0].fileno())
+            later = Deposit(draining_key(release, pid), b"", deposit.fds)
+            store.deposit(later.key, b"%.3f" % deadline, later.fds)
+            store.drop(deposit.key)  # the place is a successor's from now on
+            _end_at(loop, store, later, deadline)
             continue
         else:
             _kill(deposit.fds[0])
@@ -78,16 +87,16 @@ def _finish(loop: Loop, store: Store, deposits: Sequence[Deposit]) -> None:
         store.drop(deposit.key)
 
 
-def _end_later(loop: Loop, store: Store, zygote: Deposit) -> None:
-    """Its instance ends when it has finished; the zygote, and what is left, when the time for that is over."""
-    store.drop(zygote.key)  # the place is a successor's from now on
+def _end_at(loop: Loop, store: Store, zygote: Deposit, deadline: float) -> None:
+    """Its instances end when they have finished; the zygote, and what is left, when the time for that is over."""
     pidfd = zygote.fds[0]
-    timer = loop.call_later(DRAIN, lambda: _kill(pidfd))
+    timer = loop.call_later(max(0.0, deadline - loop.time()), lambda: _kill(pidfd))
 
     def gone(_: int) -> None:
         timer.cancel()
         loop.unwatch(pidfd.fileno())
         close_all(zygote.fds)
+        store.drop(zygote.key)
 
     loop.watch(pidfd.fileno(), EPOLLIN, gone)
 

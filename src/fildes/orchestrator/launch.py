@@ -27,11 +27,9 @@ _SHARED: Final = (
     "/usr/share/zoneinfo",
     "/usr/share/ca-certificates",
 )
+BASE: Final = {"PATH": "/usr/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}  # what programs look for
 _ENVIRONMENT: Final = (
-    ("PATH", "/usr/bin"),
-    ("HOME", "/tmp"),
-    ("LANG", "C.UTF-8"),
-    ("TMPDIR", "/tmp"),
+    *BASE.items(),
     ("LD_BIND_NOW", "1"),  # functions of libraries are looked up once, not in every instance that calls them first
 )
 

@@ -18,7 +18,7 @@ from fildes.kernel.loop import Loop
 from fildes.orchestrator import scale
 from fildes.orchestrator.instances import held_as_blob
 from fildes.orchestrator.kits import places
-from fildes.orchestrator.launch import keeps_files, load_profile
+from fildes.orchestrator.launch import BASE, keeps_files, load_profile
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.zygotes import Launched, Zygote
 from fildes.wire import log
@@ -35,6 +35,11 @@ def zygote_key(release: Release, zygote: Zygote) -> str:
 def loading_key(release: Release, alone: str = "") -> str:
     """Where the pidfd of one lies that a successor can only end: it loads, or it is `alone`, for one command."""
     return f"loading.{release.id}.{alone}" if alone else f"loading.{release.id}"
+
+
+def draining_key(release: str, pid: int) -> str:
+    """The place of a zygote whose own is a successor's; the blob says until when it may go on (CLOCK_MONOTONIC)."""
+    return f"draining.{release}.{pid}"
 
 
 async def load(
@@ -122,7 +127,7 @@ def _settings(release: Release, access_log: bool) -> dict[str, Any]:
         "runtime": release.runtime,
         "entry": release.entry,
         "hosts": list(release.hosts),
-        "env": {"PATH": "/usr/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", **release.env},
+        "env": {**BASE, **release.env},
         "grants": [_grant(grant) for grant in release.grants],
         "concurrency": release.limits.concurrency,
         "tasks": release.limits.tasks,

@@ -135,13 +135,18 @@ class Nursery:
         if self.zygote is not None:
             zygote, self.zygote = self.zygote, None
             zygote.on_gone = lambda: None  # what is said of it later is not about the next one
-            if not self._aside:
+            if self._aside:
+                self._store.drop(loading.draining_key(self._release.id, zygote.pid))
+            else:
                 self._store.drop(loading.zygote_key(self._release, zygote))
             self._resources.end(zygote)
 
-    def step_aside(self) -> None:
+    def step_aside(self, deadline: float) -> None:
         """Another one of the same release has its cgroup and its place in the store from now on."""
         self._aside = True
         if self.zygote is not None:
+            with contextlib.suppress(Refused):  # it has ended
+                key = loading.draining_key(self._release.id, self.zygote.pid)
+                self._store.deposit(key, b"%.3f" % deadline, self.zygote.descriptors)
             self._store.drop(loading.zygote_key(self._release, self.zygote))
             self.zygote.cgroup = None

@@ -105,7 +105,7 @@ class Supervised(Steered):
         for instance in self.crew:
             instance.forget()
         self.commands.forget()
-        self.nursery.step_aside()
+        self.nursery.step_aside(self._loop.time() + DRAIN)
 
     # — the plan, carried out —
 
