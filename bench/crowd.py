@@ -28,7 +28,7 @@ def rows(stand: Stand, effort: Effort) -> Iterator[Row]:
 
 def _measure(stand: Stand, count: int, effort: Effort) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as scratch:
-        stand.publish_copy(Path(scratch), "small", "crowd")
+        stand.publish_copy(Path(scratch), "small", "crowd", f"\n[limits]\nconnections = {2 * count}\n")
 
     def load() -> float:
         """p99 in ms, the best of all rounds."""

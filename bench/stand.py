@@ -78,7 +78,8 @@ class Stand:
     """A node, and a connection to its control socket."""
 
     def __init__(self, node: Node | None = None) -> None:
-        self.node = node or Node()
+        # All load comes from one address.
+        self.node = node or Node(arguments=("--client-connections", "0"))
 
     def __enter__(self) -> Self:
         self.node.__enter__()
