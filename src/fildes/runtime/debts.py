@@ -1,12 +1,13 @@
 """What clients have not taken yet of their answers: so many bytes at most, whoever they are.
 
 A client that never reads costs memory, and never a place among the requests that run: while an answer waits for its
-client, others are served. When all that waits is more than OWED bytes, the connections on which nothing has moved for
-longest are closed.
+client, others are served. When all that waits is more than OWED bytes, no request begins, and the connections on which
+nothing has moved for longest are closed.
 """
 
 from __future__ import annotations
 
+from asyncio import TimerHandle
 from typing import TYPE_CHECKING
 
 from fildes.runtime.connection import Connection
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from fildes.runtime.keeping import Keeping
 
 OWED = 16 * 1024 * 1024  # bytes
-STALL = 1.0  # s without a byte taken, after which a connection may be closed for the others' sake
+STALL = 0.5  # s without a byte taken, after which a connection may be closed for the others' sake
 
 
 class Debts:
@@ -23,6 +24,7 @@ class Debts:
         self.serving = serving
         self.limit = limit
         self.owed = 0  # bytes
+        self._timer: TimerHandle | None = None
         self._held: dict[Connection, int] = {}  # bytes each, the one that has not moved for longest first
 
     def grew(self, connection: Connection) -> None:
@@ -33,19 +35,35 @@ class Debts:
 
     def moved(self, connection: Connection) -> None:
         """Its client has taken something, or all, or is gone."""
+        before = self.owed
         self.owed -= self._held.pop(connection, 0)
         if connection.out is not None:
             self._count(connection)
+        if before > self.limit >= self.owed:
+            self.serving.loop.call_soon(self.serving.next_turns)
 
-    def relieve(self) -> bool:
-        """Close those that stand still while too much is owed; whether there is room then."""
+    def are_high(self) -> bool:
+        """No further request should begin."""
+        return self.owed > self.limit
+
+    def relieve(self) -> None:
+        """Close those that stand still while too much is owed, now and again later."""
         while self.owed > self.limit:
             now = self.serving.time()
             longest = next(iter(self._held))
-            if now - longest.since < STALL:
-                return False
+            if (left := longest.since + STALL - now) > 0:
+                if self._timer is None:
+                    self._timer = self.serving.loop.call_later(left, self._again)
+                return
             self.serving.close(longest)
-        return True
+
+    def _again(self) -> None:
+        self._timer = None
+        self.relieve()
+
+    def dispose(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _count(self, connection: Connection) -> None:
         # All of the buffer stays in memory while a part of it is to be written.

@@ -34,6 +34,7 @@ BODY_TIMEOUT = 60.0  # s without a byte of a body that the program waits for
 BODY_PATIENCE = 10.0  # s
 BODY_RATE = 256.0  # bytes/s
 WRITE_TIMEOUT = 60.0  # s without a byte taken by the client
+WRITE_PATIENCE = 10.0  # s, where places are short
 
 
 def too_large(limit: int) -> Bad:
@@ -191,14 +192,14 @@ class Exchange(Framing):
         self.began = self.began or connection.since
         connection.watch_also(EPOLLIN)
         self.wants = True
-        lent = self.serving.lend()
+        lent = self.serving.lend(reading=True)
         try:
             await self._wait()
         finally:
             self.wants = False
             self.asked = self.serving.time()
             if lent:
-                self.serving.reclaim()
+                self.serving.reclaim(reading=True)
 
     async def _wait(self) -> None:
         waiter = self.serving.loop.create_future()
@@ -306,7 +307,7 @@ class Exchange(Framing):
         connection = self.connection
         idle = now - connection.since
         if connection.out is not None:
-            late = idle > WRITE_TIMEOUT
+            late = idle > (WRITE_PATIENCE if self.serving.is_pressed() else WRITE_TIMEOUT)
         elif self.wants:
             waited = now - self.began
             late = idle > BODY_TIMEOUT

@@ -33,7 +33,7 @@ IDLE = 60.0  # s
 CONCURRENCY = 64
 TIMEOUT = 60.0  # s until an answer begins
 BODY = 100 * 1024 * 1024  # bytes of one request's body
-LENT = 4  # for each place, requests at most that lend theirs while they wait for their client
+LENT = 4  # for each place, requests at most that lend theirs while they wait for a body
 
 WAITING, STARTED, STREAMING, COMPLETE = range(4)  # phases of a response
 TRAILING = 6  # its body is complete, and trailers follow
@@ -66,6 +66,7 @@ class Keeping:
         self.body = int(settings.get("body") or BODY)
         self.running = 0  # requests whose program has not returned
         self.lent = 0  # requests whose program waits for its client; others have their places
+        self.reading = 0  # of these, those that wait for a body
         # A program that wants one request at a time is never given two.
         self.lendable = LENT * self.limit if self.limit > 1 else 0
         self.every = max(0.05, min(SWEEP, self.timeout / 2, self.head_timeout / 2))
@@ -92,23 +93,29 @@ class Keeping:
         """Whether what the conveyor has is for other instances."""
         raise NotImplementedError
 
+    def next_turns(self) -> None:
+        """There may be room: begin requests that wait for it."""
+        raise NotImplementedError
+
     def is_busy(self) -> bool:
         return bool(self.connections or self.running or self.lent or self.sockets)
 
     def is_pressed(self) -> bool:
         """Whether others may be waiting because of those who are slow."""
-        return self.running * 2 > self.limit or self.lent * 2 > self.lendable > 0
+        return self.running * 2 > self.limit or self.reading * 2 > self.lendable > 0
 
-    def lend(self) -> bool:
+    def lend(self, *, reading: bool = False) -> bool:
         """A request waits for its client: let another one run. `reclaim` must follow if it is True."""
-        if self.lent >= self.lendable or not self.debts.relieve():
+        if not self.lendable or (reading and self.reading >= self.lendable):
             return False
         self.lent += 1
+        self.reading += reading
         self.ended()
         return True
 
-    def reclaim(self) -> None:
+    def reclaim(self, *, reading: bool = False) -> None:
         self.lent -= 1
+        self.reading -= reading
         self.running += 1
 
     def ended(self) -> None:

@@ -66,6 +66,7 @@ class Serving(Keeping):
     def begin(self, conveyor: int, handle: int) -> Future[None]:
         """Take connections from now on. The Future is done when the instance is to end; `ending.why` says why."""
         over = self.ending.begin()
+        self.now = self.time()
         self._handle = handle
         self.epoll.register(handle, EPOLLIN)
         self.belt.open(conveyor)
@@ -79,6 +80,7 @@ class Serving(Keeping):
     def dispose(self) -> None:
         """Let go of everything but what `begin` was given."""
         self.ending.dispose()
+        self.debts.dispose()
         if self._sweeper is not None:
             self._sweeper.cancel()
         self.belt.dispose()
@@ -156,7 +158,7 @@ class Serving(Keeping):
     # Requests
 
     def is_full(self) -> bool:
-        if self.running >= self.limit or self._queue:
+        if self.running >= self.limit or self._queue or self.debts.are_high():
             return True
         return len(self.connections) >= self.room and not make_room(self)
 
@@ -179,7 +181,7 @@ class Serving(Keeping):
                     self.hand_back(connection, data)
                     return
                 root = ""
-        if self.running >= self.limit:
+        if self.running >= self.limit or self.debts.are_high():
             connection.buffer = data
             connection.owner = Queued(self, connection)
             self._queue.append(connection)
@@ -259,10 +261,10 @@ class Serving(Keeping):
             self.ending.quieten()
         if self.running == self.limit - 1:
             # Not here: the next program may take its first steps at once, and end, and so on.
-            self.loop.call_soon(self._next_turns)
+            self.loop.call_soon(self.next_turns)
 
-    def _next_turns(self) -> None:
-        while self._queue and self.running < self.limit:
+    def next_turns(self) -> None:
+        while self._queue and self.running < self.limit and not self.debts.are_high():
             connection = self._queue.popleft()
             if connection.fd >= 0:
                 connection.owner = None

@@ -149,6 +149,34 @@ async def get_headfirst(scope, receive, send):
     await send({"type": "http.response.body", "body": message["body"]})
 
 
+async def get_hang(scope, receive, send):
+    try:
+        await asyncio.get_running_loop().create_future()
+    except asyncio.CancelledError:
+        print("cancelled", file=sys.stderr, flush=True)
+        raise
+
+
+async def get_trailers(scope, receive, send):
+    """Says in a trailer how many pieces of body there were: ?PIECES"""
+    pieces = int(scope["query_string"])
+    headers = [(b"x-extension", b"%d" % ("http.response.trailers" in scope.get("extensions", {})))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": True})
+    for _ in range(pieces - 1):
+        await send({"type": "http.response.body", "body": b"piece", "more_body": True})
+    await send({"type": "http.response.body", "body": b"last"})
+    await send({"type": "http.response.trailers", "headers": [(b"x-pieces", b"%d" % pieces)], "more_trailers": True})
+    await send({"type": "http.response.trailers", "headers": [(b"x-more", b"yes")]})
+
+
+async def get_block(scope, receive, send):
+    """64 KiB at a time, as a file is sent."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(256):
+        await send({"type": "http.response.body", "body": bytes(1 << 16), "more_body": True})
+    await send({"type": "http.response.body"})
+
+
 async def get_fails(scope, receive, send):
     raise RuntimeError("on purpose")
 
@@ -246,6 +274,8 @@ async def websocket(scope, receive, send):
         raise RuntimeError("on purpose")
     if path == "/leave":
         return
+    if path == "/hang":
+        await get_hang(scope, receive, send)
     chosen = scope["subprotocols"][0] if scope["subprotocols"] else None
     await send({"type": "websocket.accept", "subprotocol": chosen, "headers": [(b"x-ws", b"yes")]})
     if path == "/flood":
@@ -258,6 +288,12 @@ async def websocket(scope, receive, send):
             return
         if message.get("text") == "close":
             await send({"type": "websocket.close", "code": 4001, "reason": "as asked"})
+            continue
+        if (message.get("text") or "").startswith("close "):
+            try:
+                await send({"type": "websocket.close", "code": int(message["text"][6:])})
+            except RuntimeError:
+                await send({"type": "websocket.send", "text": "refused"})
             continue
         if message.get("text") == "raise":
             raise RuntimeError("on purpose")

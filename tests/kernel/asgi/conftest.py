@@ -334,3 +334,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory, loop: str) -> Iterator[Stage
     made.start()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, loop: str) -> Iterator[Stage]:
+    """The same, where a request's body is at most 1000 bytes."""
+    made = Stage(tmp_path_factory.mktemp("small"), settings_for(loop, {"body": 1000}), {})
+    made.start()
+    yield made
+    made.close()

@@ -93,7 +93,6 @@ def test_handshakes_that_fail(stage: Any, path: str, status: int) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        (b"Version: 13", b"Version: 8"),
         (b"Sec-WebSocket-Version: 13\r\n", b""),
         (b"dGhlIHNhbXBsZSBub25jZQ==", b"short"),
         (b"Sec-WebSocket-Key", b"X"),
@@ -102,6 +101,13 @@ def test_handshakes_that_fail(stage: Any, path: str, status: int) -> None:
 )
 def test_handshakes_that_are_none(stage: Any, old: bytes, new: bytes) -> None:
     assert stage.raw((SHAKE % b"/chat").replace(old, new)).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_version_of_the_handshake_that_is_not_spoken(stage: Any) -> None:
+    answer = stage.raw((SHAKE % b"/chat").replace(b"Version: 13", b"Version: 8"))
+    assert answer.startswith(b"HTTP/1.1 426 ")
+    assert b"sec-websocket-version: 13\r\n" in answer
+    assert b"upgrade: websocket\r\n" in answer
 
 
 def test_an_upgrade_to_something_else_is_a_plain_request(stage: Any) -> None:
