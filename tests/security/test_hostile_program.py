@@ -88,6 +88,7 @@ DEAF = (
     + """
 import time
 import fildes.zygote.main as zygote
+zygote.server.usable = lambda: False  # Python forks then, which can be replaced
 from fildes.runtime import asgi
 real = zygote.send_with_fds
 zygote.send_with_fds = lambda sock, data, *more: None if data == b"U" else real(sock, data, *more)
@@ -103,6 +104,7 @@ asgi.serve = serve
 HOARDING = """
 import asyncio, os
 import fildes.zygote.main as zygote
+zygote.server.usable = lambda: False  # Python forks then, which can be replaced
 real = zygote.Zygote._start
 def start(self, order, fds):
     for group in fds.values():
@@ -123,6 +125,7 @@ FLOODING = (
     + """
 import ctypes, socket
 import fildes.zygote.main as zygote
+zygote.server.usable = lambda: False  # Python forks then, which can be replaced
 real = zygote.Zygote._start
 def start(self, *order):
     real(self, *order)
@@ -151,6 +154,8 @@ def positions(scope):
 UNFILTERED = """
 import ctypes, errno, mmap, os
 import fildes.kernel.seccomp as seccomp
+import fildes.zygote.server
+fildes.zygote.server.usable = lambda: False  # Python locks then, which can be left out
 from fildes.kernel.libc import NR
 from fildes.runtime import asgi, files, trap
 libc = ctypes.CDLL(None, use_errno=True)

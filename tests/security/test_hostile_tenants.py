@@ -52,7 +52,8 @@ async def app(scope, receive, send):
 # No filter of its own, no trap, and a serving loop that asks the kernel directly.
 REBEL = """
 import select
-import fildes.kernel.seccomp, fildes.runtime.asgi, fildes.runtime.files, fildes.runtime.trap
+import fildes.kernel.seccomp, fildes.runtime.asgi, fildes.runtime.files, fildes.runtime.trap, fildes.zygote.server
+fildes.zygote.server.usable = lambda: False  # Python locks then, which can be left out
 from fildes.kernel.fds import receive_with_fds, send_with_fds
 from fildes.wire import conveyor as wire
 
@@ -220,7 +221,8 @@ def test_a_refusal_names_the_grant(stage: Node, expression: str, grant: str) -> 
 
 GREEDY = """
 import os
-from fildes.zygote import forking
+from fildes.zygote import forking, server
+server.usable = lambda: False  # Python forks then, which can be replaced
 import re
 import sys
 real_fork = forking.fork
@@ -247,7 +249,8 @@ import re
 import sys
 from fildes.kernel.fds import send_with_fds
 from fildes.wire import zygote as wire
-from fildes.zygote import forking
+from fildes.zygote import forking, server
+server.usable = lambda: False  # Python forks then, which can be replaced
 real_fork = forking.fork
 reader, writer = os.pipe()
 

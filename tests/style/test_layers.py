@@ -41,7 +41,14 @@ STDLIB_ONLY = ("kernel", "zygote", "runtime", "sdk", "pack")
 STDLIB_ONLY_FILES = ("wire/http.py", "wire/tenant.py", "wire/store.py", "wire/conveyor.py", "wire/zygote.py")
 TENANT_EXTRAS = {"uvloop", "wsproto", "h11"}  # bound into the view, used where they are found
 # The trap's library, and the insides of the interpreter, are no kernel ABI.
-CTYPES_OUTSIDE_KERNEL = {"runtime/trap.py", "runtime/files.py", "runtime/immortal.py", "zygote/forking.py"}
+CTYPES_OUTSIDE_KERNEL = {
+    "runtime/trap.py",
+    "runtime/files.py",
+    "runtime/hot.py",
+    "runtime/immortal.py",
+    "zygote/forking.py",
+    "zygote/server.py",
+}
 
 
 def _imports(path: Path) -> Iterator[str]:

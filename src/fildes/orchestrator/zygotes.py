@@ -169,9 +169,12 @@ class Zygote:
         if fork:
             self._warden.allow_one_fork()
         self._patience += _PATIENCE
-        names = [name for name, _ in fds]
-        order = {"do": "start", "instance": instance, "fork": fork, "fds": names}
-        self._send(order if command is None else {**order, "command": command}, [fd for _, fd in fds])
+        names, given = [name for name, _ in fds], [fd for _, fd in fds]
+        if command is None:
+            send_with_fds(self._control.fileno(), wire.encode_start(instance, names, fork=fork), given)
+        else:
+            order = {"do": "start", "instance": instance, "fork": fork, "fds": names, "command": command}
+            self._send(order, given)
 
     def kill(self) -> None:
         """PID 1 of its namespace: everything of the release ends with it."""

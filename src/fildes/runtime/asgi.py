@@ -20,14 +20,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fildes.runtime import frameworks, websocket
+from fildes.runtime import frameworks, warm, websocket
 from fildes.runtime.date import Dater
 from fildes.runtime.kit import Kit
 from fildes.runtime.lifespan import Lifespan, StartupFailed
 from fildes.runtime.loop import Serving
 from fildes.runtime.program import find
 from fildes.runtime.renew import Holdings, open_numbers
-from fildes.runtime.warm import rehearse, warm
 
 # What programs and the loop import in their first request otherwise, when there are no files any more.
 _LATER = ("encodings.idna", "mimetypes", "traceback", "linecache", "concurrent.futures.thread")
@@ -51,8 +50,12 @@ class Program:
     def renew(self) -> None:
         """After a fork: descriptors of the loop's own. Nothing to do where they are its own already."""
         if os.getpid() != self.pid:
-            self.pid = os.getpid()
             self.holdings.renew()
+            self.renewed()
+
+    def renewed(self) -> None:
+        """They were renewed by somebody else (shim/fork.c)."""
+        self.pid = os.getpid()
 
 
 def load(settings: dict[str, Any], wrap: Callable[[Any], Any] = lambda found: found) -> Program:
@@ -67,14 +70,14 @@ def load(settings: dict[str, Any], wrap: Callable[[Any], Any] = lambda found: fo
     for name in _LATER:
         importlib.import_module(name)
     importlib.import_module("mimetypes").init()
-    warm(loop)
     own = open_numbers() - before
     program = wrap(find(settings["entry"], settings.get("paths") or ()))
     for prefix in ("anyio", "sniffio"):
         if prefix in sys.modules:
             with contextlib.suppress(ImportError):
                 importlib.import_module("anyio._backends._asyncio" if prefix == "anyio" else prefix)
-    frameworks.warm()
+    if settings.get("access_log"):
+        program = importlib.import_module("fildes.runtime.access").wraps_asgi(program)
     now = open_numbers()
     serving = Serving(loop, program, settings)
     # What the program itself opened while it was imported is the program's.
@@ -83,10 +86,18 @@ def load(settings: dict[str, Any], wrap: Callable[[Any], Any] = lambda found: fo
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
-    loaded = Program(serving, holdings)
-    # First of all in a forked child, before a number of the loop's is taken by something else.
-    os.register_at_fork(after_in_child=loaded.renew)
-    return loaded
+    return Program(serving, holdings)
+
+
+def practise() -> None:
+    """An instance's life with a program of ours, and with one on the framework that the program uses. In the zygote."""
+    make = frameworks.programs()
+    for program in (warm.nobodys, *([make()] if make is not None else [])):
+        warm.live(_new_loop(), program, _practised)
+
+
+async def _practised(serving: Serving, kit: Kit) -> int:
+    return await _serve(serving, kit, os.getpid)
 
 
 def serve(program: Program, kit: Kit, lock: Callable[[], object]) -> int:
@@ -108,7 +119,7 @@ async def _serve(serving: Serving, kit: Kit, lock: Callable[[], object]) -> int:
     serving.ending.spared = {asyncio.current_task(), lifespan.task}
     if kit.settings.get("stays"):
         serving.ending.on_idle = lambda: _say(kit, b"Z")
-        await rehearse(serving, kit)
+        await warm.rehearse(serving, kit)
     over = serving.begin(kit.conveyor, kit.handle)
     _say(kit, b"R")  # a publish waits for this word
     await over

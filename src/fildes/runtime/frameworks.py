@@ -1,36 +1,18 @@
-"""Run the framework that a program uses in the zygote, with a program of ours: the library's code, not the tenant's.
-
-What a framework executes for a request, the interpreter specialises in its first runs, writing into code that all
-instances could share. The tenant's own code is not run: a request to it may have effects. Nor does its event loop turn:
-what it has scheduled there is to begin in an instance.
-"""
+"""Small programs of ours on the framework that a program uses, for `warm`: the library's code, not the tenant's."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import importlib
 import sys
 from collections.abc import Callable
-from typing import Any, Final
-
-LIMIT: Final = 5.0  # s
-ROUNDS: Final = 16  # the interpreter specialises after some 8 runs, and tries again where it failed
-_HEADERS: Final = ((b"host", b"warm.localhost"), (b"user-agent", b"warm"), (b"accept", b"*/*"))
-_REQUESTS: Final = (
-    ("GET", "/", b"", b""),
-    ("GET", "/items/7", b"q=text", b""),
-    ("POST", "/", b"", b'{"key": [1, "value"]}'),
-)
+from typing import Any
 
 
-def warm() -> None:
-    """For what is imported of FastAPI and Starlette. It is a favour: what goes wrong in it is of no consequence."""
-    with contextlib.suppress(Exception):
-        if "fastapi" in sys.modules:
-            _drive(_of_fastapi)
-        elif "starlette.routing" in sys.modules:
-            _drive(_of_starlette)
+def programs() -> Callable[[], Any] | None:
+    """What makes one for the framework that is imported: FastAPI or Starlette; None where it is neither."""
+    if "fastapi" in sys.modules:
+        return _of_fastapi
+    return _of_starlette if "starlette.routing" in sys.modules else None
 
 
 def _of_fastapi() -> Any:
@@ -46,11 +28,22 @@ def _of_fastapi() -> Any:
     async def posted(body: dict) -> dict:  # type: ignore[type-arg]
         return body
 
+    class Model(importlib.import_module("pydantic").BaseModel):  # type: ignore[misc]
+        number: int
+        name: str
+
+    async def model() -> Model:
+        return Model(number=1, name="warm")
+
     # Annotations are strings here, and these names would be looked up in this module.
     root.__annotations__ = {}
     item.__annotations__ = {"number": int, "q": str}
     posted.__annotations__ = {"body": dict}
+    Model.__annotations__ = {"number": int, "name": str}
+    Model.model_rebuild(force=True)
+    model.__annotations__ = {"return": Model}
     app.get("/")(root)
+    app.get("/model")(model)
     app.get("/items/{number}")(item)
     app.post("/")(posted)
     return app
@@ -72,63 +65,3 @@ def _of_starlette() -> Any:
             routing.Route("/items/{number:int}", answer),
         ]
     )
-
-
-def _drive(make: Callable[[], Any]) -> None:
-    loop = asyncio.new_event_loop()
-    try:
-        loop.run_until_complete(asyncio.wait_for(_lives(make), LIMIT))
-    finally:
-        loop.close()
-
-
-async def _lives(make: Callable[[], Any]) -> None:
-    """What happens once in an instance's life has to happen here as often as a request."""
-    for _ in range(ROUNDS):
-        app = make()
-        lifespan = _Lifespan()
-        await app(
-            {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}},
-            lifespan.receive,
-            _send,
-        )
-        for method, path, query, body in _REQUESTS:
-            scope = {
-                "type": "http",
-                "asgi": {"version": "3.0", "spec_version": "2.3"},
-                "http_version": "1.1",
-                "server": ("warm.localhost", 80),
-                "client": ("127.0.0.1", 1),
-                "scheme": "http",
-                "method": method,
-                "root_path": "",
-                "path": path,
-                "raw_path": path.encode(),
-                "query_string": query,
-                "headers": [*_HEADERS, *([(b"content-type", b"application/json")] if body else [])],
-                "state": {},
-            }
-            await app(scope, _Receive(body), _send)
-
-
-class _Lifespan:
-    def __init__(self) -> None:
-        self._words = ["lifespan.shutdown", "lifespan.startup"]
-
-    async def receive(self) -> dict[str, Any]:
-        return {"type": self._words.pop()}
-
-
-class _Receive:
-    def __init__(self, body: bytes) -> None:
-        self._body: bytes | None = body
-
-    async def __call__(self) -> dict[str, Any]:
-        body, self._body = self._body, None
-        if body is None:
-            return {"type": "http.disconnect"}
-        return {"type": "http.request", "body": body, "more_body": False}
-
-
-async def _send(message: dict[str, Any]) -> None:
-    """To nobody."""

@@ -14,6 +14,7 @@ import gc
 import sys
 import sysconfig
 import types
+from collections.abc import Iterable
 from typing import Any, Final
 
 _IMMORTAL: Final = 0xFFFFFFFF  # _Py_IMMORTAL_REFCNT of 3.12 and 3.13, in the low half of ob_refcnt
@@ -22,8 +23,6 @@ _VERSIONS: Final = frozenset({(3, 12), (3, 13)})
 _MORTAL: Final = (types.FrameType, types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
 _CODE: Final = ("co_consts", "co_names", "co_filename", "co_name", "co_qualname", "co_linetable", "co_exceptiontable")
 _LOCALS: Final = ("co_varnames", "co_cellvars", "co_freevars")  # made when asked for; the names in them are the code's
-_MADV_COLLAPSE: Final = 25  # since 6.1, for 2 MB on x86_64 and on aarch64 with pages of 4 kB
-_HUGE_BITS: Final = 21
 _AT_ONCE: Final = 4096  # objects whose referents are listed together
 
 
@@ -51,7 +50,6 @@ def make() -> int:
     seen = {id(pending)}
     seen.add(id(seen))
     count = 0
-    huge: set[int] = set()
     # All of memory as an array: half the time of a ctypes object for each count.
     memory = (ctypes.c_uint32 * (1 << 45)).from_address(0)
     while pending:
@@ -72,20 +70,19 @@ def make() -> int:
             if kind not in _MORTAL:
                 memory[id(one) >> 2] = _IMMORTAL
                 count += 1
-        huge.update([id(one) >> _HUGE_BITS for one in fresh])
     del pending, fresh, batch, one
     gc.freeze()
-    _collapse(huge)
     return count
 
 
-def _collapse(huge: set[int]) -> None:
-    """Put what lies in each of these pieces of memory into one large page: a fork then shares it in one step, not in
-    512. An instance still copies no more than the 4 kB that it writes to. Where it can't be done, nothing is lost.
-    """
-    madvise = ctypes.CDLL(None).madvise
-    for number in huge:
-        madvise(ctypes.c_void_p(number << _HUGE_BITS), ctypes.c_size_t(1 << _HUGE_BITS), _MADV_COLLAPSE)
+def also(objects: Iterable[object]) -> None:
+    """These too, that were made later, and what they refer to by themselves."""
+    if known():
+        memory = (ctypes.c_uint32 * (1 << 45)).from_address(0)
+        for one in objects:
+            for inner in [one, *gc.get_referents(one), *(_of_code(one) if isinstance(one, types.CodeType) else ())]:
+                if type(inner) not in _MORTAL:
+                    memory[id(inner) >> 2] = _IMMORTAL
 
 
 def _of_code(code: types.CodeType) -> list[Any]:

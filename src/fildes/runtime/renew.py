@@ -24,6 +24,7 @@ import stat
 import termios
 from typing import Final, NamedTuple
 
+_EVENTFD, _PIPE, _PAIR, _EPOLL, _WATCH = range(1, 6)  # in shim/fork.c
 _MOST: Final = 1024  # numbers are given out from the lowest on: a program that loads has nowhere near so many
 
 
@@ -77,6 +78,20 @@ class Holdings:
             raise Unrenewable("the event loop holds a socket that is not one of a pair")
         self.socketpairs = list(zip(sockets[::2], sockets[1::2], strict=True))
         return self
+
+    def rows(self) -> list[tuple[int, int, int, int]]:
+        """The same for shim/fork.c, in the order in which they are replaced: kind, number, another, more."""
+        return [
+            *((_EVENTFD, number, -1, 0) for number in self.eventfds),
+            *((_PIPE, *pipe) for pipe in self.pipes),
+            *((_PAIR, one, other, 0) for one, other in self.socketpairs),
+            *((_EPOLL, number, -1, 0) for number in self.epolls),
+            *(
+                (_WATCH, number, fd, events)
+                for number, watched in self.epolls.items()
+                for fd, events in watched.items()
+            ),
+        ]
 
     def renew(self) -> None:
         """Replace every one of them, in the child, before any other descriptor is opened there."""

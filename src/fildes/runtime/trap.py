@@ -40,6 +40,19 @@ class BadPack(ValueError):
     """The trap refuses this pack; the text says which rule it breaks."""
 
 
+def load() -> None:
+    """The library, as early as can be. From here on the interpreter's small objects lie together (shim/memory.c), so
+    that they can share large pages. Raises OSError when it was not built (`make -C shim`).
+    """
+    global _library
+    if _library is None:
+        _library = ctypes.CDLL(os.fspath(LIBRARY))
+        _library.fildes_memory_arenas.restype = ctypes.c_void_p
+        allocator = _library.fildes_memory_arenas()
+        if allocator:
+            ctypes.pythonapi.PyObject_SetArenaAllocator(ctypes.c_void_p(allocator))
+
+
 def prepare(packs: Sequence[int], null: int = -1) -> None:
     """Load the trap and map `packs` (descriptors, borrowed), looked up in this order. `null` is an open /dev/null, kept
     open by the caller, of which open("/dev/null") gives a dup.
@@ -49,8 +62,11 @@ def prepare(packs: Sequence[int], null: int = -1) -> None:
     In the zygote, while files can still be opened. Raises OSError when the library was not built (`make -C shim`), and
     BadPack.
     """
-    global _library, _null
-    library = ctypes.CDLL(os.fspath(LIBRARY))
+    global _null
+    load()
+    library = _library
+    if library is None:  # it was, or that raised
+        return
     library.fildes_trap_wall_ns.restype = ctypes.c_int64
     library.fildes_trap_answered.restype = ctypes.c_uint64
     for fd in packs:
@@ -59,7 +75,7 @@ def prepare(packs: Sequence[int], null: int = -1) -> None:
             raise BadPack(f"not a pack that may be used: {_BROKEN.get(broken, broken)}")
         _check(broken, "a pack")
     _check(library.fildes_trap_hide_tsc(), "SIGSEGV")
-    _library, _null = library, null
+    _null = null
 
 
 def shortcut() -> int:
@@ -68,6 +84,18 @@ def shortcut() -> int:
     In the zygote, so that the import tables are written once. Returns how many were.
     """
     return 0 if _library is None else int(_library.fildes_trap_shortcut())
+
+
+def join() -> int:
+    """Make one mapping of a library's code and read-only data: a fork costs half a microsecond for each. How many."""
+    return 0 if _library is None else int(_library.fildes_memory_join())
+
+
+def collapse() -> int:
+    """Put memory into large pages: a fork shares one in one step, not in 512, and an instance still copies no more
+    than the 4 kB that it writes to. How many. In the zygote, when it has loaded.
+    """
+    return 0 if _library is None else int(_library.fildes_memory_collapse())
 
 
 def remember_directory() -> None:
@@ -95,10 +123,25 @@ def activate(kit: Kit) -> None:
     for grant in kit.settings.get("grants", ()):
         if grant["kind"] == "sqlite" and grant["name"] in kit.grants:
             _keep_database(grant, kit.grants[grant["name"]])
+    _check(_library.fildes_trap_activate(_null, first_kept()), "the handler")
+
+
+def library() -> ctypes.CDLL | None:
+    """The one that `prepare` has loaded."""
+    return _library
+
+
+def null() -> int:
+    """The /dev/null that `prepare` was given, −1 if none."""
+    return _null
+
+
+def first_kept() -> int:
+    """From this number on the descriptors of files in /tmp are kept: out of the way of the program's own, for
+    descriptors are given out from the lowest number on.
+    """
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    # Out of the way of the program's own: descriptors are given out from the lowest number on.
-    first = soft - min(soft // 2, 1024)
-    _check(_library.fildes_trap_activate(_null, first), "the handler")
+    return soft - min(soft // 2, 1024)
 
 
 def keep(path: str, fd: int, *, writable: bool, passing: bool = False) -> None:

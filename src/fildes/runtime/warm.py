@@ -1,8 +1,8 @@
-"""Serve a few requests in the zygote, to nobody: what instances inherit has then run before.
+"""Live an instance's life in the zygote, for nobody: what instances inherit has then run before.
 
 Without it every instance is the first to run the serving code: the interpreter specialises it, allocates for it and
-copies the pages that it writes to, each of which costs 2 µs. The program that answers here is ours; the tenant's own
-runs for requests only, because those may have effects.
+copies the pages that it writes to, each of which costs 2 µs. The programs that answer here are ours; the tenant's own
+runs for requests only, because those may have effects. So does its event loop: it is not turned.
 """
 
 from __future__ import annotations
@@ -11,19 +11,29 @@ import asyncio
 import contextlib
 import select
 import socket
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from fildes.runtime.connection import Connection
 from fildes.runtime.kit import Kit
-from fildes.runtime.lifespan import Lifespan
 from fildes.runtime.loop import Serving
 from fildes.wire import conveyor
 
-CONNECTIONS = 8
-_HEAD = b"GET /warm?x=%d HTTP/1.1\r\nHost: warm.localhost\r\nUser-Agent: warm\r\nAccept: */*\r\nCookie: a=b\r\n%b\r\n"
+LIMIT: Final = 5.0  # s
+CONNECTIONS: Final = 8  # of wsgi_warm
+_SETTINGS: Final[dict[str, Any]] = {"service": "warm", "hosts": ["warm.localhost"]}
+_HEAD: Final = b"%b HTTP/1.1\r\nHost: warm.localhost\r\nUser-Agent: warm\r\nAccept: */*\r\nCookie: a=b\r\n%b\r\n%b"
+_JSON: Final = b'{"key": [1, "value"]}'
+_TYPED: Final = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(_JSON)
+# What comes on one connection, one after the other; the first rides with it.
+_TALKS: Final = (
+    (_HEAD % (b"GET /", b"", b""),),
+    (_HEAD % (b"GET /items/7?q=text", b"", b""), _HEAD % (b"POST /", _TYPED, _JSON)),
+    (_HEAD % (b"GET /model", b"Connection: close\r\n", b""),),
+)
 
 
-async def _program(scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def nobodys(scope: dict[str, Any], receive: Any, send: Any) -> None:
     message = await receive()
     if scope["type"] == "lifespan":
         while message["type"] == "lifespan.startup":
@@ -35,38 +45,30 @@ async def _program(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"warm"})
 
 
-def warm(loop: asyncio.AbstractEventLoop) -> None:
-    """Leaves nothing behind: no descriptor, no timer, no task."""
-    serving = Serving(loop, _program, {})
-    try:
-        loop.run_until_complete(_run(serving))
-    finally:
-        serving.dispose()
-
-
-async def _run(serving: Serving) -> None:
-    lifespan = Lifespan(serving.loop, serving.program, serving.state)
-    await lifespan.startup()
-    door, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    handle, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with door, end, handle, contextlib.ExitStack() as clients:
-        with other:
-            over = serving.begin(end.fileno(), handle.fileno())
-            for number in range(CONNECTIONS):
-                client, theirs = socket.socketpair()
-                clients.enter_context(client)
-                for one in (client, theirs):
-                    one.setblocking(False)
-                with theirs:
-                    head = _HEAD % (number, b"Connection: close\r\n" if number % 2 else b"")
-                    data = conveyor.encode_connections([conveyor.Connection(number, 0, b"127.0.0.1 1", head)])
-                    socket.send_fds(door, [data], [theirs.fileno()])
-                await _answer(client)
-                if not number % 2:
-                    client.send(_HEAD % (number, b""))
-                    await _answer(client)
-        await over
-    await lifespan.shutdown()
+def live(
+    loop: asyncio.AbstractEventLoop, program: Any, serve: Callable[[Serving, Kit], Coroutine[Any, Any, object]]
+) -> None:
+    """From the start to the end, with some requests. It closes `loop`; no descriptor, timer or task is left behind."""
+    serving = Serving(loop, program, _SETTINGS)
+    with contextlib.ExitStack() as kept:
+        kept.callback(loop.close)
+        kept.callback(serving.dispose)
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        for one in (end for pair in pairs for end in pair):
+            kept.enter_context(one)
+            one.setblocking(False)
+        (door, belt), (orchestrator, handle) = pairs
+        for number, (first, *others) in enumerate(_TALKS):
+            client, theirs = socket.socketpair()
+            kept.enter_context(client)
+            theirs.setblocking(False)
+            with theirs:
+                data = conveyor.encode_connections([conveyor.Connection(number, 0, b"127.0.0.1 1", first)])
+                socket.send_fds(door, [data], [theirs.fileno()])
+            client.sendall(b"".join(others))
+        orchestrator.send(b"D")  # when it has answered, it ends
+        kit = Kit(conveyor=belt.fileno(), handle=handle.fileno(), channel=-1, settings=_SETTINGS)
+        loop.run_until_complete(asyncio.wait_for(serve(serving, kit), LIMIT))
 
 
 async def rehearse(serving: Serving, kit: Kit) -> None:
@@ -82,7 +84,7 @@ async def rehearse(serving: Serving, kit: Kit) -> None:
     path = str(kit.settings.get("health") or "")
     program = serving.program
     if not path:
-        serving.program = _program
+        serving.program = nobodys
     client, theirs = socket.socketpair()
     with client:
         client.setblocking(False)
@@ -103,11 +105,3 @@ async def _answer_of(client: socket.socket) -> None:
         async with asyncio.timeout(1):
             while await loop.sock_recv(client, 65536):
                 pass
-
-
-async def _answer(client: socket.socket) -> None:
-    for _ in range(100):
-        await asyncio.sleep(0)
-        with contextlib.suppress(BlockingIOError):
-            client.recv(4096)
-            return

@@ -1,5 +1,8 @@
 """Orchestrator ↔ zygote: one JSON object a datagram; descriptors ride beside it, named by `fds` in their order.
 
+An order to start is words that each end in a zero byte, for shim/fork.c, which reads no JSON: "S1" (by a fork; "S0":
+in the zygote itself), the instance's id, then a name for each descriptor. `decode` gives what stands under `start`.
+
 JSON, because a zygote has the standard library and nothing else. What a zygote says is a tenant's word: it is
 shown to people, and never decides anything but the tenant's own fate.
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 MAX_DATAGRAM: Final = 128 * 1024  # bytes
@@ -33,8 +37,15 @@ def encode(message: dict[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode()
 
 
+def encode_start(instance: str, names: Sequence[str], *, fork: bool) -> bytes:
+    """The order to start `instance` with descriptors of these names."""
+    return "".join(f"{word}\0" for word in ("S1" if fork else "S0", instance, *names)).encode()
+
+
 def decode(data: bytes) -> dict[str, Any]:
     """Raises Malformed, whatever the bytes are."""
+    if data[:1] == b"S":
+        return _decode_start(data)
     try:
         message = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -42,6 +53,16 @@ def decode(data: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise Malformed("not a JSON object")
     return message
+
+
+def _decode_start(data: bytes) -> dict[str, Any]:
+    try:
+        how, instance, *names, end = data.decode().split("\0")
+    except ValueError as error:  # UnicodeDecodeError, or too few words
+        raise Malformed(f"no order to start: {error}") from error
+    if how not in ("S0", "S1") or end:
+        raise Malformed("no order to start")
+    return {"do": "start", "instance": instance, "fork": how == "S1", "fds": names}
 
 
 def text(message: dict[str, Any], key: str, most: int) -> str:

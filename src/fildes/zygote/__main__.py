@@ -9,6 +9,10 @@ from fildes.zygote import forking
 
 forking.record()
 
+from fildes.runtime import trap  # noqa: E402
+
+trap.load()  # before much is allocated
+
 from fildes.zygote.main import main  # noqa: E402
 
 if __name__ == "__main__":

@@ -43,10 +43,19 @@ def _register(*, before: _Handler = None, after_in_child: _Handler = None, after
         _handlers.append((before, after_in_parent, after_in_child))
 
 
+def bare() -> bool:
+    """Whether fork(3) is all there is to do: nothing has a handler that would have to be called."""
+    return _can_do_without() and not _handlers
+
+
+def _can_do_without() -> bool:
+    known = sys.version_info[:2] in _VERSIONS and sys.implementation.name == "cpython"
+    return known and _recorded and len(sys._current_frames()) == 1
+
+
 def fork() -> int:
     """As os.fork. Plain where this interpreter is not known to do without, and in a process with threads."""
-    known = sys.version_info[:2] in _VERSIONS and sys.implementation.name == "cpython"
-    if not (known and _recorded) or len(sys._current_frames()) != 1:
+    if not _can_do_without():
         return os.fork()
     for before, _, _ in reversed(_handlers):
         _call(before)

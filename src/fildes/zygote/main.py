@@ -22,11 +22,12 @@ from typing import Any, Final, NoReturn
 from fildes import sdk
 from fildes.kernel import process, seccomp, vdso
 from fildes.kernel.fds import Fd, receive_with_fds, send_with_fds
-from fildes.runtime import files, immortal, trap
+from fildes.runtime import ambient, files, hot, kit, trap
 from fildes.runtime.kit import Kit
 from fildes.wire import zygote as wire
-from fildes.zygote import command, forking
+from fildes.zygote import command, forking, server
 
+EX_SOFTWARE: Final = 70  # sysexits.h
 RUNTIMES: Final = frozenset({"asgi", "function", "service", "wsgi"})
 
 
@@ -42,7 +43,7 @@ def main(control: int) -> int:
         return 1
     zygote = Zygote(control, settings, runtime, program, fds)
     began = time.monotonic()
-    immortal.make()
+    hot.settle(getattr(runtime, "practise", _nothing), [sys.modules[__name__], server, runtime, kit, files, ambient])
     phases["immortal"] = (time.monotonic() - began) * 1e3
     _send(control, {"is": "loaded", "phases": phases})
     return zygote.run()
@@ -90,18 +91,38 @@ class Zygote:
         self.serve_filter = os.pread(fds["serve"][0].fileno(), 1 << 20, 0)
         self._kept = fds
         self.instances: dict[int, str] = {}
-        self._wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._wake_writer = wake_writer
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+        self._waking: tuple[int, ...] = ()
+        # Either of them now: there are calls in it that are for loading only.
+        self._server = self._make_server() if server.usable() else None
+        if self._server is None:
+            self._waking = _wake_up_on_sigchld()
 
     def run(self) -> int:
+        """Carry out orders until nobody gives them any more. An instance does not come back."""
+        waiting = self._server
+        if waiting is None:
+            return self._run_plainly()
+        while (kind := waiting.next()) != server.OVER:
+            if kind == server.INSTANCE:
+                self._begin_instance(waiting)
+            elif kind == server.MESSAGE:
+                self._start(*_named(waiting.message(), [Fd(number) for number in waiting.descriptors()]))
+            elif kind == server.ENDED:
+                self._ended(waiting.order.pid, waiting.order.status)
+        return 0
+
+    def _make_server(self) -> server.Server:
+        holdings = getattr(self.program, "holdings", None)
+        return server.Server(self.control, [fd.fileno() for fd in self._kept["serve"]], self.serve_filter, holdings)
+
+    def _run_plainly(self) -> int:
+        reader, _ = self._waking
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
-        poll.register(self._wake_reader, select.POLLIN)
+        poll.register(reader, select.POLLIN)
         while True:
             for fd, _ in poll.poll():
-                if fd == self._wake_reader:
+                if fd == reader:
                     with contextlib.suppress(BlockingIOError):
                         os.read(fd, 4096)
                     self._reap()
@@ -121,6 +142,8 @@ class Zygote:
             _send(self.control, {"is": "exited", "instance": order["instance"], "status": 255 << 8, "why": str(error)})
         else:
             if pid == 0:
+                # First of all, before a number of the program's event loop is taken by something else.
+                getattr(self.program, "renew", _nothing)()
                 self._become(order, fds, forked=True)
             self.instances[pid] = order["instance"]
         for group in fds.values():
@@ -136,7 +159,7 @@ class Zygote:
         """Give up what only a zygote needs."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for number in (self._wake_reader, self._wake_writer, self.control):
+        for number in (*self._waking, self.control):
             os.close(number)
         for fd in self._kept["serve"]:
             fd.close()
@@ -150,8 +173,20 @@ class Zygote:
             if name.startswith("grant:")
         }
 
+    def _begin_instance(self, waiting: server.Server) -> NoReturn:
+        """In a child of the server's, which has done the most of it."""
+        order = waiting.order
+        grants: dict[str, list[int]] = {}
+        if not order.locked:
+            words = wire.decode(waiting.message())["fds"]
+            for name, number in zip(words, waiting.descriptors(), strict=True):
+                if name.startswith("grant:"):
+                    grants.setdefault(name.removeprefix("grant:"), []).append(number)
+        kit = Kit(order.conveyor, order.handle, order.channel, self.packs, grants, self.settings)
+        getattr(self.program, "renewed", _nothing)()
+        self._serve(kit, locked=bool(order.locked), forked=True)
+
     def _become_instance(self, fds: dict[str, list[Fd]], *, forked: bool) -> NoReturn:
-        status = 70  # EX_SOFTWARE of sysexits.h, unless serve says otherwise
         try:
             self.leave()
             kit = Kit(
@@ -166,8 +201,17 @@ class Zygote:
                 os.write(fd.fileno(), b"0")  # itself: see Cgroup.entrances
                 fd.close()
             send_with_fds(kit.handle, b"U")
-            trap.activate(kit)
-            seccomp.install(self.serve_filter, every_thread=not forked)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(EX_SOFTWARE)
+        self._serve(kit, locked=False, forked=forked)
+
+    def _serve(self, kit: Kit, *, locked: bool, forked: bool) -> NoReturn:
+        status = EX_SOFTWARE  # unless serve says otherwise
+        try:
+            if not locked:
+                trap.activate(kit)
+                seccomp.install(self.serve_filter, every_thread=not forked)
             files.activate(kit)
             sdk._bind(kit)
             # The filter is on already: what an event loop asks at its start, the trap answers.
@@ -190,18 +234,37 @@ class Zygote:
                 return
             if pid == 0:
                 return
-            instance = self.instances.pop(pid, None)
-            if instance is not None:
-                _send(self.control, {"is": "exited", "instance": instance, "status": status})
+            self._ended(pid, status)
+
+    def _ended(self, pid: int, status: int) -> None:
+        instance = self.instances.pop(pid, None)
+        if instance is not None:
+            _send(self.control, {"is": "exited", "instance": instance, "status": status})
+
+
+def _wake_up_on_sigchld() -> tuple[int, int]:
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    return reader, writer
+
+
+def _nothing() -> None:
+    """For a program that holds nothing to be renewed."""
 
 
 def _receive(control: int) -> tuple[dict[str, Any], dict[str, list[Fd]]]:
     received = receive_with_fds(control, wire.MAX_DATAGRAM, wire.MAX_FDS)
     if not received.data:
         raise EOFError("the orchestrator closed the control socket")
-    message = wire.decode(received.data)
+    return _named(received.data, received.fds)
+
+
+def _named(data: bytes, fds: list[Fd]) -> tuple[dict[str, Any], dict[str, list[Fd]]]:
+    """A message, and its descriptors by name."""
+    message = wire.decode(data)
     named: dict[str, list[Fd]] = {}
-    for name, fd in zip(message["fds"], received.fds, strict=True):
+    for name, fd in zip(message["fds"], fds, strict=True):
         named.setdefault(name, []).append(fd)
     return message, named
 
