@@ -103,7 +103,8 @@ def main(caps):
     while True:
         count += 1
         print(f"@NAME@ is here, for the {count}. time, at {time.ctime()}", flush=True)
-        time.sleep(10)
+        if caps.wait(10):  # seconds, or until it is to stop
+            return
 '''
 
 _PAGE: Final = """\

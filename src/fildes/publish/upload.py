@@ -133,7 +133,13 @@ def _manifest(tree: Tree, of_upload: Callable[[str], bytes | None], wish: Wish) 
                     f'"{wish.name}" on the command line; leave --name out, or change one of them'
                 )
             return manifest
-        return infer((("/".join(parts)) for parts in tree.files), wish.name, of_upload, wish.folder)
+
+        def look(name: str) -> bytes | None:  # what can't be read tells nothing
+            with contextlib.suppress(Rejected):
+                return of_upload(name)
+            return None
+
+        return infer((("/".join(parts)) for parts in tree.files), wish.name, look, wish.folder)
     except ManifestError as error:
         raise Rejected(str(error)) from error
 

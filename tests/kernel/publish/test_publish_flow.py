@@ -214,3 +214,10 @@ def test_the_runner_is_killed(stage: Stage) -> None:
     os.waitpid(pid, 0)
     if os.fork() == 0:
         os._exit(0)
+
+
+def test_a_program_without_a_manifest_is_told_which_to_write(stage: Stage) -> None:
+    files = {"app.py": "from flask import Flask\napp = Flask(__name__)\n", "requirements.txt": "flask\n"}
+    text = refused(stage, files, folder="Book Shop").text
+    assert "app.py:2 makes a Flask application" in text
+    assert '    name = "book-shop"\n    runtime = "wsgi"\n    entry = "app:app"\n' in text
