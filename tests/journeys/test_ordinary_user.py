@@ -17,8 +17,12 @@ from websockets.asyncio.client import connect
 
 import fildes
 from fildes.testing import Node
+from fildes.testing.programs import write_program
 
 from .conftest import EXAMPLES, Curl, census, install, told
+from .test_scratch import GRANT as TREE
+from .test_scratch import PROGRAM as SCRATCH
+from .test_sqlite import ask
 
 SOMEBODY = 61_000  # a uid that stands for nothing; nobody's (65534) is the kernel's word for those it can't tell
 
@@ -88,6 +92,28 @@ def test_the_guestbook_of_an_ordinary_user(cottage: Node, curl: Curl) -> None:
     assert words["Uid"].split() == [str(uid)] * 4
     assert int(words["CapPrm"], 16) == int(words["CapEff"], 16) == 0
     assert words["NoNewPrivs"] == "1" and words["Seccomp"] == "2"
+
+
+def test_what_it_keeps_lasts(cottage: Node, curl: Curl) -> None:
+    """Without root a tree is a plain folder: it lasts, and nobody keeps its quota."""
+    folder = write_program(cottage.state.parent, "scratch", SCRATCH, TREE)
+    cottage.fildes("publish", str(folder))
+    assert ask(cottage, "scratch", "/write/one") == "kept"
+    assert ask(cottage, "scratch", "/everything") == "(['file'], b'hello', 416)"
+    assert ask(cottage, "scratch", "/outside") == "[]"
+    assert ask(cottage, "scratch", "/execute").startswith("PermissionError")
+    assert (cottage.state / "data" / "local" / "scratch" / "tree" / "tree" / "one").read_text() == "kept"
+    assert not census(cottage).unexplained
+    cottage.stop()
+    cottage.start()
+    assert "'one'" in ask(cottage, "scratch", "/list")
+    assert b"<b>Ada</b>" in curl(cottage, "guestbook.localhost").body
+    copy = cottage.state / "copy"
+    cottage.fildes("db", "backup", "guestbook", "db", str(copy))
+    cottage.fildes("db", "restore", "guestbook", "db", str(copy))
+    assert b"<b>Ada</b>" in curl(cottage, "guestbook.localhost").body
+    cottage.fildes("rm", "scratch", "--data")
+    assert not (cottage.state / "data" / "local" / "scratch").exists()
 
 
 def test_its_other_examples(cottage: Node, curl: Curl) -> None:

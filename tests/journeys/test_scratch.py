@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.journeys.conftest import census
-from tests.journeys.test_sqlite import ask, instances
 
 from fildes.testing import Node, eventually
 from fildes.testing.programs import write_program
+
+from .conftest import census
+from .test_sqlite import ask, instances
 
 PROGRAM = """
 import fcntl

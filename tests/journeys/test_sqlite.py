@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.journeys.conftest import census, told
 
 from fildes.testing import Node, eventually
 from fildes.testing.node import NodeFailed
 from fildes.testing.programs import write_program
+
+from .conftest import census, told
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROGRAM = """

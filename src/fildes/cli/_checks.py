@@ -201,7 +201,7 @@ def _storage() -> Iterator[Check]:
     missing = [] if usable else ["no loop devices for this user"]
     missing += [] if maker else ["no mke2fs"]
     yield Check(
-        "trees that last",
+        "trees",
         usable and maker is not None,
         found + (f": {', '.join(missing)}" if missing else ""),
         "the quota of a `files` grant with `path`: such a tree lasts, but may fill the disk",

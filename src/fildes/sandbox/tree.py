@@ -17,9 +17,7 @@ from fildes.kernel import loops, mounts
 from fildes.kernel.fds import Fd
 from fildes.sandbox import view
 
-_ATTRIBUTES: Final = (
-    mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC | mounts.MOUNT_ATTR_NOATIME
-)
+_ATTRIBUTES: Final = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
 _WORDS: Final = ("-q", "-F", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard")
 MAKERS: Final = ("/usr/sbin/mke2fs", "/sbin/mke2fs", "/usr/bin/mke2fs")
 
@@ -54,7 +52,7 @@ class Image:
                 device = loops.attach(self.image)
             with device:
                 options = {"source": loops.path_of(device.fileno()), "discard": None, "errors": "remount-ro"}
-                mount = mounts.new_filesystem("ext4", options, _ATTRIBUTES)
+                mount = mounts.new_filesystem("ext4", options, _ATTRIBUTES | mounts.MOUNT_ATTR_NOATIME)
         with mount:
             with Fd.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=mount.fileno()) as top:
                 if os.fstat(top.fileno()).st_uid != self.owner:
