@@ -81,7 +81,8 @@ class Publishing:
 
     async def lock(self, asked: Asked[Lock]) -> tuple[Lock, list[Fd]]:
         """publish.lock: the lock of a service's current release, a sealed memfd; none where it has none."""
-        kept = await self._kept(asked.body.service)
+        async with self._turns.any():
+            kept = await self._kept(asked.body.service)
         return asked.body, [] if kept is None else [memfd.sealed("lock", kept.lock)]
 
     def _admit(self, ticket: str) -> None:
