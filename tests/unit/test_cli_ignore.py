@@ -129,5 +129,7 @@ def test_dockerignore_begins_at_the_top_and_takes_back(tmp_path: Path) -> None:
 def test_a_folder_of_which_nothing_is_left(tmp_path: Path) -> None:
     fill(tmp_path, "a")
     (tmp_path / ".gitignore").write_text("*\n")
-    with pytest.raises(Trouble, match=r"nothing in it to publish: \.gitignore leaves everything out"):
+    with pytest.raises(Trouble, match=r"nothing in it to publish: \.gitignore leaves everything out; a file"):
         _folder.pack(str(tmp_path))
+    (tmp_path / ".fildesignore").write_text("!*\n")
+    assert "a" in names(tmp_path)

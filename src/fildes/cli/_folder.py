@@ -125,7 +125,9 @@ def _walk(folder: str, below: str, rules: Rules, left_out: Counter[str]) -> Iter
 
 
 def _but(left_out: Counter[str]) -> str:
-    return f": {', '.join(sorted(left_out))} leaves everything out" if left_out else ""
+    if not left_out:
+        return ""
+    return f": {', '.join(sorted(left_out))} leaves everything out; a file .fildesignore with the line !* takes it back"
 
 
 def _add(tar: tarfile.TarFile, folder: str, name: str, packed: Packed) -> None:
