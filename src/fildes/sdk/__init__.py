@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from http.client import HTTPConnection
 
     from fildes.sdk.client import Response as Answer
+    from fildes.sdk.service import Caps as Caps
 
 __all__ = [
     "BadRequest",

@@ -51,3 +51,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     made.start()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def stage_of() -> Callable[..., Any]:
+    """Makes a stage in a folder, with settings; who asks for it closes it."""
+    return lambda folder, **settings: _stage().Stage(folder, settings_for(settings), {})
