@@ -79,6 +79,30 @@ def test_the_pack_comes_back_read_only(bench: Bench) -> None:
         bench.ask("static", "pack", wire.Pack("0" * 12))
 
 
+def test_the_sources_of_a_release_come_back(bench: Bench) -> None:
+    first = bench.publish(app("a"), bundle=b"one")
+    second = bench.publish(app("a", more="[env]\nX = '1'\n"), bundle=b"two", abi="py-next")
+    for asked, release, content, abi in (
+        (wire.Sources("a"), second.release, b"two", "py-next"),
+        (wire.Sources("a", first.release), first.release, b"one", "py"),
+    ):
+        body, (fd,) = bench.ask("publish", "sources", asked, reply=wire.Sourced)
+        with fd:
+            assert os.pread(fd.fileno(), 100, 0) == content
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.write(fd.fileno(), b"x")
+        assert (body.release, body.owner, body.manifest.name, body.abi) == (release, "anna", "a", abi)
+    for nothing in (wire.Sources("b"), wire.Sources("a", "0" * 12), wire.Sources("b", first.release)):
+        with refused("not-found"):
+            bench.ask("publish", "sources", nothing)
+    with refused("not-allowed"):
+        bench.ask("debug", "sources", wire.Sources("a"))
+    _, (fd,) = bench.ask("debug", "services", wire.Services(), reply=wire.ServiceCount)
+    with fd:
+        listed = msgspec.msgpack.decode(memfd.read_sealed(fd.fileno()), type=list[wire.ServiceInfo])
+    assert [info.abi for info in listed] == ["py-next"]
+
+
 def test_the_same_again_is_unchanged_and_costs_nothing(bench: Bench) -> None:
     first = bench.publish(app("a"))
     bench.events.clear()
