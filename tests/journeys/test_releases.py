@@ -7,6 +7,7 @@ import http.client
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ import pytest
 
 from fildes.testing import Node, eventually
 
-from .conftest import APPS, told
+from .conftest import APPS, Listener, told
 
 HOST = "clerk.localhost"
 
@@ -119,6 +120,19 @@ def test_what_a_command_prints_can_not_steer_or_flood(office: Office) -> None:
 def test_a_command_sees_no_operator(office: Office) -> None:
     office.says("on_release = [\"python -c 'import sys; print(repr(sys.stdin.read()), sys.stdout.isatty())'\"]")
     assert "'' False" in office.publish()
+
+
+def test_who_publishes_goes_away_while_a_command_runs(office: Office) -> None:
+    before = office.release()
+    (office.folder / "nap.py").write_text("import time\nprint('napping', flush=True)\ntime.sleep(1.5)\n")
+    office.says('on_release = ["python nap.py"]')
+    with Listener(office.node, "publish", str(office.folder)) as publish:
+        publish.hears("    napping")
+    (office.folder / "nap.py").unlink()
+    office.says()
+    assert "unchanged" in office.publish(), "it has waited for its turn: the other is over"
+    assert office.release() == before
+    assert len(told(office.node, "releases", "clerk")["releases"]) == 1
 
 
 def test_a_healthy_release(office: Office) -> None:
@@ -233,6 +247,32 @@ def test_a_download_in_flight_from_a_replaced_site(lobby: Node, tmp_path: Path) 
             assert lobby.request("/big.bin", host="depot.localhost").body == b"b" * 10
             received += response.read()
         assert received == b"a" * size
+    finally:
+        lobby.fildes("rm", "depot")
+
+
+def test_sites_go_on_when_the_node_gets_new_code(lobby: Node, tmp_path: Path) -> None:
+    """Every daemon is replaced in the middle of a download, and under a connection that waits for its next request."""
+    size = 30_000_000
+    (tmp_path / "index.html").write_text("a depot")
+    (tmp_path / "big.bin").write_bytes(os.urandom(1000) * (size // 1000))
+    lobby.fildes("publish", str(tmp_path), "--name", "depot")
+    try:
+        loading, idle = (http.client.HTTPConnection(*lobby.addresses[0], timeout=20) for _ in range(2))
+        with contextlib.closing(loading), contextlib.closing(idle):
+            idle.request("GET", "/", headers={"Host": "depot.localhost"})
+            idle.getresponse().read()
+            kept = idle.sock
+            loading.request("GET", "/big.bin", headers={"Host": "depot.localhost"})
+            response = loading.getresponse()
+            received = response.read(1000)
+            upgrades = lobby.output().count("every daemon runs the new code")
+            os.kill(lobby.pid, signal.SIGHUP)
+            eventually(lambda: lobby.output().count("every daemon runs the new code") > upgrades, 20)
+            received += response.read()
+            idle.request("GET", "/", headers={"Host": "depot.localhost"})
+            assert idle.getresponse().read() == b"a depot" and idle.sock is kept
+        assert received == (tmp_path / "big.bin").read_bytes()
     finally:
         lobby.fildes("rm", "depot")
 

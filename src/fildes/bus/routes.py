@@ -67,6 +67,7 @@ ALLOWED: Final = MappingProxyType(
         "catalogue.policy_set": frozenset({"debug"}),
         "orchestrator.delta": frozenset({"catalogue"}),
         "orchestrator.warm": frozenset({"catalogue"}),
+        "orchestrator.cancel": frozenset({"debug"}),
         "orchestrator.conveyor": frozenset({"web", "bus"}),
         "orchestrator.ps": frozenset({"debug"}),
         "orchestrator.instances": frozenset({"debug"}),

@@ -128,7 +128,12 @@ class Verbs:
         """Under which the progress of a publish comes to `call`; who took it puts it back."""
         ticket = os.urandom(8).hex()
         self._tickets[ticket] = call
-        call.on_gone = lambda: self._peer.tell("publish.cancel", Cancel(ticket))
+
+        def gone() -> None:
+            for daemon in ("publish", "orchestrator"):
+                self._peer.tell(f"{daemon}.cancel", Cancel(ticket))
+
+        call.on_gone = gone
         return ticket
 
     async def repack(self, call: Call) -> Reply:

@@ -24,6 +24,7 @@ from fildes.orchestrator.shelf import Shelf
 from fildes.orchestrator.supervised import Supervised
 from fildes.wire import orchestrator
 from fildes.wire.catalogue import Release, ReleaseDelta
+from fildes.wire.publish import Cancel
 
 
 def main(inheritance: Inheritance) -> None:
@@ -34,6 +35,7 @@ def main(inheritance: Inheritance) -> None:
     daemon = Orchestrator(loop, peer, store, resources)
     store.on_exit(resources.exits.note)
     peer.on("orchestrator.warm", orchestrator.Warm, daemon.warm)
+    peer.on_event("orchestrator.cancel", Cancel, daemon.cancel)
     peer.on("orchestrator.conveyor", orchestrator.GetConveyor, daemon.conveyor)
     peer.on("orchestrator.stop", orchestrator.Stop, daemon.stop)
     peer.on("orchestrator.start", orchestrator.Start, daemon.start)
@@ -54,6 +56,7 @@ class Orchestrator:
         self._releases = Shelf()
         self._supervised: dict[str, Supervised] = {}  # those that were ever wanted
         self._runs = Runs(loop, peer, store, resources, lambda: self._releases, self._kept)
+        self._rehearsals: dict[str, Rehearsal] = {}  # by the ticket of their publish
         self._listed: Promise[None] = Promise(loop)
         self._began: Promise[None] = Promise(loop)
         self._catalogue = Subscription(
@@ -129,11 +132,22 @@ class Orchestrator:
     async def _rehearse(self, supervised: Supervised, ticket: str) -> dict[str, float]:
         release = supervised.release
         rehearsal = Rehearsal(self._loop, self._peer, release, ticket, self._resources.command_limit)
-        await rehearsal.commands(lambda arguments, streams: self._runs.begin(release, arguments, {}, streams))
-        phases = await supervised.prove()
-        if release.health:
-            await rehearsal.health(supervised.conveyor_end(), lambda: supervised.note)
+        self._rehearsals[ticket] = rehearsal
+        try:
+            await rehearsal.commands(lambda arguments, streams: self._runs.begin(release, arguments, {}, streams))
+            phases = await supervised.prove()
+            rehearsal.check()
+            if release.health:
+                await rehearsal.health(supervised.conveyor_end(), lambda: supervised.note)
+            rehearsal.check()
+        finally:
+            self._rehearsals.pop(ticket, None)
         return phases | rehearsal.phases
+
+    def cancel(self, asked: Asked[Cancel]) -> None:
+        rehearsal = self._rehearsals.get(asked.body.ticket)
+        if rehearsal is not None:
+            rehearsal.give_up()
 
     async def conveyor(self, asked: Asked[orchestrator.GetConveyor]) -> tuple[Empty, list[Fd]]:
         await self._began

@@ -33,6 +33,7 @@ from fildes.wire.catalogue import Release
 
 MOST: Final = 8  # at once, of one release
 EXIT_WORD: Final = 0.25  # seconds to wait for the zygote's word on how it ended
+START_LIMIT: Final = 30.0  # seconds until the kernel must have attested it: a zygote may forget an order
 PATIENCE: Final = 2.0  # seconds that one has to end when it is told to
 _PTS: Final = range(136, 144)  # major numbers of pseudo-terminals, devices.txt
 STREAMS: Final = ("stdin", "stdout", "stderr")
@@ -76,6 +77,10 @@ class Command(Instance):
             self.stopping = True
             self.send(number)
             self._loop.call_later(PATIENCE, self._insist)
+
+    def begun_or_end(self) -> None:
+        if self.pid < 0:
+            self.end()
 
     def _insist(self) -> None:
         if not self.ended.done:
@@ -155,6 +160,7 @@ class Commands:
             command.hang_on(lease.dup())
         self._take_up(command)
         command.deposit()
+        self._loop.call_later(START_LIMIT, command.begun_or_end)
         return command
 
     async def _order(self, zygote: Zygote, words: dict[str, Any], streams: Sequence[Fd]) -> Command:

@@ -36,6 +36,19 @@ class Rehearsal:
     def __init__(self, loop: Loop, peer: Peer, release: Release, ticket: str, limit: float) -> None:
         self._loop, self._peer, self._release, self._ticket, self._limit = loop, peer, release, ticket, limit
         self.phases: dict[str, float] = {}
+        self._running: Command | None = None
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """Whoever publishes is gone: what runs is ended, and `check` raises from now on."""
+        self._given_up = True
+        if self._running is not None:
+            self._running.end()
+
+    def check(self) -> None:
+        """Raises Refused when it was given up."""
+        if self._given_up:
+            raise Refused("cancelled", "whoever asked for this publish is gone; it was given up")
 
     def _tell(self, phase: str, text: str, ms: float = -1.0) -> None:
         if self._ticket:
@@ -46,6 +59,7 @@ class Rehearsal:
     async def commands(self, begin: Begin) -> None:
         """All of them, each by `begin(arguments, streams)`. Raises Refused, "on_release.N", at the first that fails."""
         for index, text in enumerate(self._release.on_release):
+            self.check()
             began = self._loop.time()
             self._tell("on_release", text)
             await self._command(index, text, begin)
@@ -66,13 +80,18 @@ class Rehearsal:
             raise
         finally:
             close_all([empty, writer])
+        self._running = command
+        if self._given_up:  # while it was started
+            command.end()
         overdue = self._loop.call_later(self._limit, command.end)
         word = await command.ended
+        self._running = None
         late = overdue.when <= self._loop.time()
         overdue.cancel()
         closing = self._loop.call_later(_LATE, tee.close)  # a sibling may have kept the other end
         await tee.over
         closing.cancel()
+        self.check()
         if word.status:
             raise Refused(f"on_release.{index}", failure(text, word, list(tee.last), self._limit if late else None))
 

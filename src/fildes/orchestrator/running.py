@@ -75,6 +75,8 @@ class Runs:
         """One of a current release or a candidate, in a fork of its zygote where that can be, else alone. Raises
         Refused. The descriptors are borrowed."""
         supervised = self._of(release)
+        if supervised is not None and supervised.frozen:
+            raise Refused("frozen", f"{release.service} is frozen; let it go on first: fildes thaw {release.service}")
         if supervised is not None and supervised.state is not State.HALTED:
             zygote = await supervised.warm()
             if zygote.threads == 1:

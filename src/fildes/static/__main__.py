@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import os
 import resource
+import signal
 import socket
 from collections import deque
 from typing import Final
@@ -18,7 +19,7 @@ from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import EPOLLIN, EPOLLOUT, Loop
 from fildes.pack.format import PackError
 from fildes.pages.lines import PagesError
-from fildes.static import answer
+from fildes.static import answer, handover
 from fildes.static.connection import HELD, Connection
 from fildes.static.connections import Connections
 from fildes.static.plan import Plan
@@ -34,6 +35,7 @@ _ROUTE_PATIENCE: Final = 1.0  # seconds: the door heard of a new site before we 
 _DATAGRAMS: Final = 8
 _FETCH: Final = 10.0
 _PAUSE: Final = 0.05
+_LEAVE: Final = 0.2  # seconds to tell the door what it gets back
 
 
 class Static:
@@ -63,6 +65,7 @@ class Static:
         deposits = await self._store.collect()
         self._store.ready()
         await self._serving
+        handover.take_up(self._store, self._connections, deposits)
         for deposit in deposits:
             if deposit.key == _CONVEYOR and deposit.fds:
                 self._attach(deposit.fds.pop())
@@ -300,6 +303,23 @@ class Static:
         self._connections.hot.clear()
         self._connections.hot_fresh.clear()
 
+    def leave(self) -> None:
+        """Another one takes over: what it can go on with is deposited for it, the rest goes back to the door."""
+        if self._conveyor is None:
+            self._loop.stop()
+            return
+        self._paused = True
+        self._watch_conveyor()
+        for connection in handover.deposit(self._store, self._connections):
+            self.hand_back(connection)
+        self._leave_when_said(self._loop.time() + _LEAVE)
+
+    def _leave_when_said(self, deadline: float) -> None:
+        if self._outbox and self._conveyor is not None and self._loop.time() < deadline:
+            self._loop.call_later(0.01, lambda: self._leave_when_said(deadline))
+        else:
+            self._loop.stop()
+
     def close(self) -> None:
         self._connections.close_all()
         self._sites.close()
@@ -315,6 +335,7 @@ def main(inheritance: Inheritance) -> None:
     peer = Peer(loop, inheritance.channel)
     store = Store(loop, inheritance.store)
     static = Static(loop, peer, store, hard)
+    loop.signals([signal.SIGTERM], lambda _: static.leave())
     confine("static")
     loop.spawn(static.start())
     loop.run()

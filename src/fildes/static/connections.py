@@ -10,6 +10,7 @@ import math
 import os
 import select
 import socket
+from collections.abc import Iterator
 from typing import Final
 
 from fildes.kernel.loop import EPOLLIN, EPOLLOUT, Loop
@@ -65,6 +66,9 @@ class Connections:
     def __len__(self) -> int:
         return len(self._connections)
 
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._connections.values()))
+
     @property
     def full(self) -> bool:
         return len(self._connections) >= self._limit
@@ -91,6 +95,15 @@ class Connections:
             connection.buffer = data
             self._process(connection)
         return connection.state != HELD
+
+    def adopt(self, connection: Connection) -> None:
+        """Own one in the middle of its answer, and write on."""
+        self.tick()
+        connection.since = self._time
+        self._connections[connection.number] = connection
+        self._write_on(connection)
+        if connection.state == WRITING:
+            self._after(connection)
 
     def _on_ready(self, _: int) -> None:
         self.tick()
