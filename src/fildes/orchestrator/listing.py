@@ -6,7 +6,7 @@ from fildes.orchestrator import scale
 from fildes.orchestrator.instances import Instance
 from fildes.orchestrator.plan import State
 from fildes.orchestrator.supervised import Supervised
-from fildes.orchestrator.wishes import FROZEN, STOPPED, Wishes
+from fildes.orchestrator.wishes import DONE, FROZEN, STOPPED, Wishes
 from fildes.wire.catalogue import Release
 from fildes.wire.orchestrator import InstanceState, ServiceState
 
@@ -46,6 +46,8 @@ def _how(release: Release, supervised: Supervised | None, wishes: Wishes) -> tup
         return "frozen", f"it stands still, and who connects waits; let it go on: fildes thaw {name}"
     if wishes.has(release.id, STOPPED) and not (supervised is not None and supervised.crew):
         return "stopped", f"start it again: fildes start {name}"
+    if wishes.has(release.id, DONE):
+        return "done", f"its main has returned; run it again: fildes start {name}"
     if supervised is None:
         return State.ASLEEP, ""
     return supervised.state, supervised.note

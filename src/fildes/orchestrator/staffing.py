@@ -41,7 +41,7 @@ class Staffing:
         self.crashes = 0
         self.current = False  # else it is a candidate
         self.frozen = resources.wishes.has(release.id, wishes.FROZEN)
-        self.stopped = resources.wishes.has(release.id, wishes.STOPPED)
+        self.stopped = any(resources.wishes.has(release.id, wish) for wish in (wishes.STOPPED, wishes.DONE))
         self._resting = False  # stopped until the next request
         self._unneeded: Timer | None = None  # the zygote ends
         self._pressed: Timer | None = None  # something waits, and all are full

@@ -75,7 +75,7 @@ class Steered(Staffing):
         """
         self._resting = True
         if self.release.runtime == "service":
-            self._stopped(True)
+            self._stop_for_good(wishes.STOPPED)
         self.thaw()
         self.commands.end()
         await self.commands.ended()
@@ -93,7 +93,9 @@ class Steered(Staffing):
             raise Refused("frozen", f"{self.release.service} is frozen; first: fildes thaw {self.release.service}")
         self._resting = False
         shut = self.stopped or self.state is State.HALTED
-        self._stopped(False)
+        self.stopped = False
+        for wish in (wishes.STOPPED, wishes.DONE):
+            self._resources.wishes.set(self.release.id, wish, False)
         if self.state is State.HALTED:
             self._happened(Event.STOP)
         self._absolve(shut)
@@ -109,18 +111,16 @@ class Steered(Staffing):
             self._doorway.announce()
             self._doorway.keep()
 
-    def _stopped(self, stopped: bool) -> None:
-        if self.stopped == stopped:
-            return
-        self.stopped = stopped
-        self._resources.wishes.set(self.release.id, wishes.STOPPED, stopped)
-        if stopped:
-            self._peer.tell("web.retired", web.Retired(self.release.id, self._why_stopped()))
-            self._doorway.unwatch()
-            self._doorway.hand_back()
+    def _stop_for_good(self, wish: str) -> None:
+        """Until `start`, or another release."""
+        self.stopped = True
+        self._resources.wishes.set(self.release.id, wish, True)
+        self._peer.tell("web.retired", web.Retired(self.release.id, self._why_stopped()))
+        self._doorway.unwatch()
+        self._doorway.hand_back()
 
     def _why_stopped(self) -> str:
-        return f"{self.release.service} was stopped; start it again: fildes start {self.release.service}"
+        return f"{self.release.service} does not run; start it again: fildes start {self.release.service}"
 
     async def freeze(self) -> int:
         """All its processes stand still until `thaw`; who comes meanwhile waits. How many instances there are."""

@@ -10,7 +10,7 @@ from fildes.daemon.peer import Peer, Refused
 from fildes.daemon.store import Deposit, Store
 from fildes.kernel.fds import Fd
 from fildes.kernel.loop import Loop, Timer
-from fildes.orchestrator import freezing, plan
+from fildes.orchestrator import freezing, plan, wishes
 from fildes.orchestrator.commands import Commands
 from fildes.orchestrator.crew import Crew
 from fildes.orchestrator.doorway import Doorway
@@ -163,7 +163,9 @@ class Supervised(Steered):
         status = instance.status if instance.status is not None else 0 if instance.idle or instance.stopping else 9
         fine = instance.stopping or ((instance.idle or status == 0) and not self._left_undone(instance))
         if self.release.runtime == "service" and not instance.stopping:
-            fine = False  # one is to run for ever
+            fine = instance.status == 0  # its main has returned: it is done
+            if fine:
+                self._stop_for_good(wishes.DONE)
         reason = plan.exit_sentence(status, self.nursery.new_oom_kills())
         self.crew.remove(instance, reason)
         if not self.crew and self.state is State.RUNNING:

@@ -1,4 +1,4 @@
-"""What an operator said of releases that holds over restarts of everything: stopped, frozen.
+"""What holds of releases over restarts of everything: stopped or frozen by an operator; done, by itself.
 
 A file of its own, {release: [wish, …]}. A wish is a release's: the next publish, a rollback and `fildes rm` end it.
 """
@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable, Container
 from typing import Final
 
-STOPPED, FROZEN = "stopped", "frozen"
-_KNOWN: Final = frozenset({STOPPED, FROZEN})
+STOPPED, FROZEN, DONE = "stopped", "frozen", "done"
+_KNOWN: Final = frozenset({STOPPED, FROZEN, DONE})
 
 
 class Wishes:

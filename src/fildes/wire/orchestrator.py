@@ -101,7 +101,7 @@ class ServiceState(msgspec.Struct, forbid_unknown_fields=True):
     owner: str
     release: str
     runtime: str
-    state: str  # one of orchestrator/plan.py's State; or "serving" (static), "stopped", "frozen"
+    state: str  # one of orchestrator/plan.py's State; or "serving" (static), "stopped", "frozen", "done"
     hosts: list[str]
     instances: list[InstanceState]
     grants: list[Grant]
