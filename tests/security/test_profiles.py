@@ -308,9 +308,10 @@ def test_no_second_listener_under_load() -> None:
     assert forked.run(tries) == [errno.EPERM] * 4
 
 
+VARIANTS = ("", "-files", "-sqlite", "-scratch")  # by what a release is granted
 NESTED = [
-    *((f"load{variant}", f"serve{variant}") for variant in ("", "-files", "-sqlite", "-scratch")),
-    *(("orchestrator", f"load{variant}") for variant in ("", "-files", "-sqlite", "-scratch")),
+    *((f"load{variant}", f"{step}{variant}") for step in ("serve", "command") for variant in VARIANTS),
+    *(("orchestrator", f"load{variant}") for variant in VARIANTS),
 ]
 
 
