@@ -32,9 +32,10 @@ from fildes.runtime.wsgi_call import Call
 from fildes.runtime.wsgi_crew import SWEEP, Crew, make_kick, now
 from fildes.runtime.wsgi_ends import Client, Flushing, Gathering
 from fildes.runtime.wsgi_input import EMPTY, Input
-from fildes.wire.conveyor import MAX_CONNECTIONS, ONCE
+from fildes.wire.conveyor import FORWARDED, MAX_CONNECTIONS, ONCE
 from fildes.wire.http import Bad, Head, Incomplete, parse, refusal
 from fildes.wire.http_body import Chunked, Sized
+from fildes.wire.http_fields import believed
 
 EVENTS = 128
 DRAIN = 30.0  # s for requests that run
@@ -332,6 +333,8 @@ class Serving:
             self._no_request(connection, data, head)
             return True
         line, fields = head.line, head.fields
+        if fields.forwarded and connection.flags & FORWARDED:
+            fields = believed(fields)
         root = self.places.whole.get(fields.host)
         if root is None:
             root = self.places.root(fields.host, line.path)
