@@ -35,11 +35,44 @@ async def app(scope, receive, send):
     await answer(send, os.getpid() if scope["path"] == "/pid" else "ok")
 """
 
+WSGI = """
+import os
+
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/large":
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return (bytes(1 << 16) for _ in range(256))
+    body = str(os.getpid()).encode() if environ["PATH_INFO"] == "/pid" else b"ok"
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+FUNCTION = """
+import os
+
+
+def app(request):
+    if request.path == "/large":
+        return (bytes(1 << 16) for _ in range(256))
+    return str(os.getpid()) if request.path == "/pid" else "ok"
+"""
+
+PROGRAMS = ["plain", "threads", "function"]  # of the runtimes asgi, wsgi, function
+
 
 @pytest.fixture(scope="module")
 def served(house: Node, tmp_path_factory: pytest.TempPathFactory) -> Node:
     above = tmp_path_factory.mktemp("http")
     house.fildes("publish", str(write_program(above, "plain", PROGRAM, '[limits]\nmemory = "96MiB"\n')))
+    limits = '[limits]\nmemory = "96MiB"\ntasks = 48\n'
+    for name, runtime, source in (("threads", "wsgi", WSGI), ("function", "function", FUNCTION)):
+        folder = above / name
+        folder.mkdir()
+        (folder / "main.py").write_text(source)
+        lines = f'name = "{name}"\nruntime = "{runtime}"\nentry = "main:app"\nhosts = ["{name}.localhost"]\n'
+        (folder / "fildes.toml").write_text(lines + limits)
+        house.fildes("publish", str(folder))
     pages = above / "pages"
     pages.mkdir()
     (pages / "index.html").write_text("ok")
@@ -89,7 +122,7 @@ def everything(sock: socket.socket) -> bytes:
 
 
 def well(node: Node) -> bool:
-    return all(node.request("/", host=f"{name}.localhost").body == b"ok" for name in ("plain", "pages"))
+    return all(node.request("/", host=f"{name}.localhost").body == b"ok" for name in (*PROGRAMS, "pages"))
 
 
 def descriptors(node: Node) -> dict[str, int]:
@@ -110,7 +143,7 @@ def settled(condition: Callable[[], object], timeout: float = 15) -> None:
     assert not condition()
 
 
-@pytest.mark.parametrize("kept_by", ["", "plain", "pages"])
+@pytest.mark.parametrize("kept_by", ["", *PROGRAMS, "pages"])
 def test_every_oddity_is_refused_and_the_connection_ends(served: Node, kept_by: str) -> None:
     wrong = {}
     for name, (data, status) in BAD.items():
@@ -128,23 +161,25 @@ def test_every_oddity_is_refused_and_the_connection_ends(served: Node, kept_by: 
     assert well(served)
 
 
-@pytest.mark.parametrize("kept_by", ["", "plain"])
+@pytest.mark.parametrize("kept_by", ["", *PROGRAMS])
 @pytest.mark.parametrize(
     "body", [b"x\r\n", b"5;\x00\r\nhello\r\n", b"-1\r\n", b"0x5\r\nhello\r\n", b"5\r\nhello!\r\n", b"f" * 17 + b"\r\n"]
 )
 def test_broken_chunks(served: Node, kept_by: str, body: bytes) -> None:
     """The program does not read them: whatever it answers, what comes behind is not taken for a request."""
     with connect(served, kept_by=kept_by) as sock:
-        sock.sendall(request("plain", "/", "Transfer-Encoding: chunked", method="POST") + body + request("plain"))
+        service = kept_by or "plain"
+        sock.sendall(request(service, "/", "Transfer-Encoding: chunked", method="POST") + body + request(service))
         answer = everything(sock)
     assert answer.count(b"HTTP/1.1 200") <= 1
     assert well(served)
 
 
-def test_a_request_smuggled_in_a_body_stays_a_body(served: Node) -> None:
-    inner = request("plain", "/pid")
+@pytest.mark.parametrize("service", PROGRAMS)
+def test_a_request_smuggled_in_a_body_stays_a_body(served: Node, service: str) -> None:
+    inner = request(service, "/pid")
     with connect(served) as sock:
-        sock.sendall(request("plain", "/", f"Content-Length: {len(inner)}", "Connection: close", method="POST") + inner)
+        sock.sendall(request(service, "/", f"Content-Length: {len(inner)}", "Connection: close", method="POST") + inner)
         assert everything(sock).count(b"HTTP/1.1") == 1
 
 
@@ -152,7 +187,7 @@ def test_a_byte_a_second(served: Node) -> None:
     """408 when the time for a head is up, at the door and behind it; nobody else waits for that."""
     with contextlib.ExitStack() as stack:
         slow = [
-            stack.enter_context(connect(served, kept_by=kept)) for kept in ("", "plain", "pages") for _ in range(20)
+            stack.enter_context(connect(served, kept_by=kept)) for kept in ("", *PROGRAMS, "pages") for _ in range(12)
         ]
         data = request("plain", "/slow", "X: " + "y" * 100)
         ended: dict[int, tuple[bytes, float]] = {}
@@ -176,26 +211,27 @@ def test_a_byte_a_second(served: Node) -> None:
         assert max(when for _, when in ended.values()) < HEAD_SECONDS + 2.5
 
 
-def test_clients_that_do_not_read(served: Node) -> None:
+@pytest.mark.parametrize("service", PROGRAMS)
+def test_clients_that_do_not_read(served: Node, service: str) -> None:
     """16 MiB each, of which nobody takes more than a window: the program waits for them, and its memory does not."""
-    service = "plain"
+    host = f"{service}.localhost"
     with contextlib.ExitStack() as stack:
         for _ in range(24):
             stack.enter_context(connect(served, small=True)).sendall(request(service, "/large"))
-        pid = int(served.request("/pid", host="plain.localhost").body)
+        pid = int(served.request("/pid", host=host).body)
         for _ in range(50):
             start = time.monotonic()
             assert well(served)
             assert time.monotonic() - start < 1
-        assert int(served.request("/pid", host="plain.localhost").body) == pid
-        assert len(served.request("/large", host="plain.localhost").body) == 16 << 20
+        assert int(served.request("/pid", host=host).body) == pid
+        assert len(served.request("/large", host=host).body) == 16 << 20
 
 
 def test_clients_that_hang_up_anywhere(served: Node) -> None:
     before = descriptors(served)
-    data = request("plain", "/", "Content-Length: 10", method="POST") + b"0123456789"
-    for cut in range(0, len(data), 3):
-        for kept_by in ("", "plain"):
+    for kept_by in ("", *PROGRAMS):
+        data = request(kept_by or "plain", "/", "Content-Length: 10", method="POST") + b"0123456789"
+        for cut in range(0, len(data), 3):
             with connect(served, kept_by=kept_by) as sock:
                 sock.sendall(data[:cut])
     assert well(served)
