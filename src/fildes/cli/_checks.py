@@ -197,14 +197,14 @@ def _storage() -> Iterator[Check]:
     from fildes.sandbox import tree
 
     usable, maker = loops.usable(), tree.maker()
-    found = "file systems in files" if usable and maker else "plain folders"
+    found = "file systems in files" if usable and maker else "plain folders" if os.geteuid() else "none"
     missing = [] if usable else ["no loop devices for this user"]
     missing += [] if maker else ["no mke2fs"]
     yield Check(
         "trees",
         usable and maker is not None,
         found + (f": {', '.join(missing)}" if missing else ""),
-        "the quota of a `files` grant with `path`: such a tree lasts, but may fill the disk",
+        "the quota of trees that last (`files` with `path`): without root they may fill the disk; root has none",
         "run as root, with loop devices, and install e2fsprogs",
     )
 

@@ -100,6 +100,9 @@ class Resources:
         """Its trees that last, for its view, and the descriptors that they are made from. Raises Refused."""
         entries: list[Entry] = []
         fds: list[Fd] = []
+        if launch.trees(release) and self.root and not self._images:
+            text = "a tree that lasts is a file system in a file, which needs loop devices and mke2fs (e2fsprogs)"
+            raise Refused("warm", f"{text}; this machine lacks one of them: fildes doctor")
         try:
             for grant in launch.trees(release):
                 quota, path = files.quota_of(grant.options), files.path_of(grant.options) or ""
@@ -111,7 +114,7 @@ class Resources:
                     entries.append(Image(path, tree.fileno(), directory.fileno(), answer.body.quota, release.uid))
                 else:
                     source = os.readlink(f"/proc/self/fd/{tree.fileno()}")
-                    entries.append(Folder(path, source, release.uid if self.root else None))
+                    entries.append(Folder(path, source))
         except BaseException:
             close_all(fds)
             raise

@@ -65,11 +65,10 @@ class Image:
 
 @dataclass(frozen=True)
 class Folder:
-    """A plain directory of the machine: without root, or without loop devices. Nobody keeps its quota."""
+    """A plain directory of the machine, where the node has no root: all is one user's. Nobody keeps its quota."""
 
     path: str
     source: str
-    owner: int | None
 
     def describe(self) -> str:
         return f"{self.path} can be written, and lasts: a plain directory, whose quota is not kept on this machine"
@@ -77,9 +76,6 @@ class Folder:
     def make(self, root: int) -> None:
         with mounts.open_tree(self.source, mounts.OPEN_TREE_CLONE) as tree:
             mounts.set_attributes(tree.fileno(), _ATTRIBUTES)
-            with Fd.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=tree.fileno()) as top:
-                if self.owner is not None and os.fstat(top.fileno()).st_uid != self.owner:
-                    os.fchown(top.fileno(), self.owner, self.owner)
             view.attach(tree.fileno(), self.path, root)
 
 

@@ -96,7 +96,9 @@ def _open(path: str, words: str = "") -> sqlite3.Connection:
 
 
 def backup() -> None:
-    """The database HERE, as it is at one moment, into the empty file OTHER. Writers wait, or with a WAL go on."""
+    """The database HERE, as it is at one moment, into the file OTHER. Writers wait, or with a WAL go on."""
+    with contextlib.suppress(FileNotFoundError):
+        os.truncate(OTHER, 0)  # what a killed forerunner wrote of it
     with contextlib.closing(_open(HERE)) as source, contextlib.closing(_open(OTHER)) as copy:
         copy.execute("PRAGMA journal_mode = OFF")
         source.backup(copy)
