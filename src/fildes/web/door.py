@@ -111,7 +111,7 @@ class Door:
 
     def _accept(self, listener: socket.socket) -> None:
         accept = listener._accept  # type: ignore[attr-defined]  # accept4(2) without the object around it
-        past = FRESH
+        past, proxied = FRESH, bool(self._proxies)
         for _ in range(_ACCEPTS):
             try:
                 number, address = accept()
@@ -125,7 +125,7 @@ class Door:
             self.accepted += 1
             os.set_blocking(number, False)
             peer = peer_text(address)
-            if self._proxies:
+            if proxied:
                 past = _FROM.get(self._proxies.way(peer.partition(b" ")[0]), FRESH)
             try:
                 data = os.read(number, _READ)

@@ -151,7 +151,7 @@ class Conveyor:
         """One sendmsg(2). Raises what that raises."""
         if self.sock is None:
             raise BlockingIOError
-        data = wire.encode_connections([wire.Connection(p.serial, p.flags, p.peer, p.head) for p in batch])
+        data = wire.encode_connections([(p.serial, p.flags, p.peer, p.head) for p in batch])
         numbers = array.array("i", [parcel.number for parcel in batch])
         self.sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)], socket.MSG_NOSIGNAL)
 

@@ -165,7 +165,7 @@ def _host(word: bytes) -> bytes:
 
 def crowd_key(peer: bytes) -> bytes:
     """Whose connections are counted together: an IPv4 address, or the /64 that one subscriber has of IPv6."""
-    address = peer.partition(b" ")[0]
+    address = peer[: peer.find(b" ")]
     if b":" not in address:
         return address
     try:

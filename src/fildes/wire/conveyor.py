@@ -74,8 +74,9 @@ class Back(NamedTuple):
     head: bytes
 
 
-def encode_connections(connections: Sequence[Connection]) -> bytes:
-    """One "C" datagram. ValueError for none, for more than MAX_CONNECTIONS, or beyond MAX_DATAGRAM bytes."""
+def encode_connections(connections: Sequence[tuple[int, int, bytes, bytes]]) -> bytes:
+    """One "C" datagram of Connections, or of tuples like them. ValueError for none, for more than MAX_CONNECTIONS, or
+    beyond MAX_DATAGRAM bytes."""
     if not 1 <= len(connections) <= MAX_CONNECTIONS:
         raise ValueError(f"a conveyor message carries 1 to {MAX_CONNECTIONS} connections, not {len(connections)}")
     parts = [b"C", bytes((len(connections),))]
