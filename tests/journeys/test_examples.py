@@ -21,7 +21,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.fixture(scope="module")
 def example(town: Node) -> Node:
     """The node that journeys share, with all examples that need nothing from a package index."""
-    for name in ("guestbook", "chat", "ticker", "site", "ledger", "shop"):
+    for name in ("guestbook", "chat", "ticker", "site", "ledger", "shop", "tally", "votes"):
         town.fildes("publish", str(EXAMPLES / name))
     return town
 
@@ -126,6 +126,38 @@ def test_a_refusal_is_explained_with_the_lines_to_add(example: Node, tmp_path: P
     assert lines in json.dumps(denials).encode().decode("unicode_escape")
     eventually(lambda: "refused: greedy asked for 'ledger'" in example.fildes("logs", "greedy").stdout)
     example.fildes("rm", "greedy")
+
+
+def test_votes_are_counted_by_a_service_without_http(example: Node) -> None:
+    """A function calls it; it runs before anybody asks, and is told when it is to stop."""
+    host = "votes.localhost"
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    before = json.loads(example.request("/counts", host=host).body).get("cake", 0)
+    assert example.request("/", host=host, method="POST", body=b"choice=cake", headers=form).status == 303
+    assert example.request("/", host=host, method="POST", body=b"choice=money", headers=form).status == 400
+    assert json.loads(example.request("/counts", host=host).body) == {"cake": before + 1}
+    assert f"cake</button> {before + 1}".encode() in example.request("/", host=host).body
+    assert "votes counts 'cake'" in example.fildes("logs", "tally").stdout
+    example.fildes("stop", "tally")
+    eventually(lambda: f"stopping; {before + 1} votes were counted" in example.fildes("logs", "tally").stdout)
+    example.fildes("start", "tally")
+    assert json.loads(example.request("/counts", host=host).body) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("FILDES_OFFLINE" in os.environ, reason="it resolves packages")
+def test_questions_in_flask_unmodified(example: Node) -> None:
+    example.fildes("publish", str(EXAMPLES / "questions"), timeout=180)
+    host = "questions.localhost"
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert example.request("/", host=host, method="POST", body=b"text=Why%3F", headers=form).status == 302
+    raised = example.request("/1/hand", host=host, method="POST", body=b"")
+    cookie = {"Cookie": raised.headers["Set-Cookie"].partition(";")[0]}
+    assert example.request("/1/hand", host=host, method="POST", body=b"", headers=cookie).status == 302
+    page = example.request("/", host=host, headers=cookie).body.decode()
+    assert "Why? — 1" in page and "I'd like to know too" not in page
+    assert "I'd like to know too" in example.request("/", host=host).body.decode()
+    assert example.request("/7/hand", host=host, method="POST", body=b"").status == 404
 
 
 @pytest.mark.slow
