@@ -325,3 +325,9 @@ def test_removing_a_service_keeps_its_data_unless_it_is_said(home: Node, tmp_pat
     assert not (home.state / "data" / "local" / "brief").exists()
     with pytest.raises(NodeFailed, match="there is no service 'brief'"):
         home.fildes("rm", "brief", "--data")
+
+
+def test_a_database_that_is_opened_too_early_is_explained(home: Node, tmp_path: Path) -> None:
+    early = write_program(tmp_path, "early", 'import sqlite3\nsqlite3.connect("/data/db.sqlite3")\n', DB)
+    with pytest.raises(NodeFailed, match="a granted database is there when the program serves"):
+        home.fildes("publish", str(early))

@@ -123,7 +123,7 @@ def _explain(error: OSError) -> None:
     if error.errno == errno.EROFS:
         error.strerror = (
             f"{os.strerror(errno.EROFS)}: a release is read-only; /tmp can be written, "
-            "and is memory of this instance, gone with it"
+            "and is memory of this instance, gone with it; what has to last goes into a grant of kind sqlite or files"
         )
     elif path in ("/dev/urandom", "/dev/random"):
         error.strerror = f"{os.strerror(error.errno or 0)}: {ambient.missing('random', 'random numbers')}"

@@ -39,7 +39,7 @@ def main(control: int) -> int:
     try:
         runtime, program = _load(settings, fds, phases)
     except BaseException as error:
-        _send(control, {"is": "failed", "error": _sentence(error), "detail": traceback.format_exc()[-16384:]})
+        _send(control, {"is": "failed", "error": _sentence(error, settings), "detail": traceback.format_exc()[-16384:]})
         return 1
     zygote = Zygote(control, settings, runtime, program, fds)
     began = time.monotonic()
@@ -72,11 +72,13 @@ def _load(settings: dict[str, Any], fds: dict[str, list[Fd]], phases: dict[str, 
     return runtime, program
 
 
-def _sentence(error: BaseException) -> str:
+def _sentence(error: BaseException, settings: dict[str, Any]) -> str:
     """What went wrong and in which of the tenant's lines, in one sentence."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(("/app", "/deps"))]
     where = f" (at {frames[-1].filename.removeprefix('/app/')}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
+    early = "unable to open database" in str(error) and any(g["kind"] == "sqlite" for g in settings["grants"])
+    hint = "; a granted database is there when the program serves, not while it loads: open it then" if early else ""
+    return f"{type(error).__name__}: {error}{where}{hint}"
 
 
 class Zygote:
