@@ -26,7 +26,7 @@ GOOD = {
     b"3\r\nabc\r\n0\r\n\r\n": b"abc",
     b"003\r\nabc\r\n0a\r\n0123456789\r\n000\r\n\r\n": b"abc0123456789",
     b"A\r\n0123456789\r\n0\r\n\r\n": b"0123456789",
-    b"3;a=b;c\r\nabc\r\n0 ;x\r\n\r\n": b"abc",
+    b"3;a=b;c\r\nabc\r\n0;x=\"y z;\"\r\n\r\n": b"abc",
     b"3\r\na\r\n\r\n0\r\nX: y\r\nZ:\r\n\r\n": b"a\r\n",
 }
 
@@ -39,6 +39,11 @@ BAD = [
     b" 1\r\n",
     b"1 \r\n",
     b"1_0\r\n",
+    b"3;\r\nabc\r\n0\r\n",
+    b"3 ;a\r\nabc\r\n0\r\n",
+    b"3; a\r\nabc\r\n0\r\n",
+    b"3;a=\r\nabc\r\n0\r\n",
+    b"3;a=\"\\\"\"\r\nabc\r\n0\r\n",
     b"3\nabc\n0\n\n",
     b"3\r\nabc\n",
     b"3\r\nabcd\r\n",
@@ -50,6 +55,7 @@ BAD = [
     b"0\r\n x: y\r\n\r\n",
     b"0\r\nX: \x01\r\n\r\n",
     b"0\r\nX\r\n\r\n",
+    b"0\r\nContent-Length: 3\r\n\r\n",
     b"0\r\nX: y\n\r\n\r\n",
     b"1" * LINE_LIMIT,
     b"1;" + b"a" * LINE_LIMIT + b"\r\n",

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import re
 
-from fildes.wire.http_fields import TOKEN, VALUE, Refused
+from fildes.wire.http_fields import MATTERS, TOKEN, VALUE, Refused
 
 LINE_LIMIT = 1024  # bytes of a chunk's size line with its extensions, which are ignored
 EXTRA_LIMIT = 8192  # bytes of all extensions and trailers of one body: both are dropped, neither may cost much
 
-_chunk_line = re.compile(rb"([0-9A-Fa-f]{1,12})(?:[ \t]*;([^\r\n]*))?").fullmatch
+# Extensions as RFC 9112 7.1.1 has them, but without its blanks, which llhttp refuses too, and without backslashes.
+_token = b"[" + re.escape(TOKEN) + b"]+"
+_quoted = rb'"[\t !#-\[\]-~\x80-\xff]*"'
+_chunk_line = re.compile(
+    b"([0-9A-Fa-f]{1,12})((?:;%(token)b(?:=(?:%(token)b|%(quoted)b))?)*)" % {b"token": _token, b"quoted": _quoted}
+).fullmatch
 
 
 class Sized:
@@ -99,9 +104,9 @@ class Chunked:
 
     def _size(self, line: bytes) -> None:
         found = _chunk_line(line)
-        if found is None or (found[2] or b"").translate(None, VALUE):
-            raise Refused(400, "The size of a chunk is not a hexadecimal number.")
-        self._spend(len(found[2] or b""))
+        if found is None:
+            raise Refused(400, "The size of a chunk is not a hexadecimal number, or what follows it is no extension.")
+        self._spend(len(found[2]))
         size = int(found[1], 16)
         if size:
             self._left = size + 2
@@ -116,6 +121,8 @@ class Chunked:
         name, colon, value = line.partition(b":")
         if not name or not colon or name.translate(None, TOKEN) or value.translate(None, VALUE):
             raise Refused(400, "A trailer is not a header line.")
+        if name.lower() in MATTERS:  # RFC 9110 6.5.1
+            raise Refused(400, "There is a header among the trailers that frames or routes a message.")
 
     def _spend(self, size: int) -> None:
         self._extra += size
