@@ -12,7 +12,19 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 
-from bench import asleep, crowd, footprint, introductions, machine, operating, promises, serving, sites, starting
+from bench import (
+    asleep,
+    crowd,
+    footprint,
+    instances,
+    introductions,
+    machine,
+    operating,
+    promises,
+    serving,
+    sites,
+    starting,
+)
 from bench.rows import Row, table
 from bench.stand import APPS, QUICK, Effort, Missing, Stand
 
@@ -27,6 +39,7 @@ SECTIONS: dict[str, Section] = {
     "serving": serving.rows,
     "sites": sites.rows,
     "crowd": crowd.rows,
+    "instances": instances.rows,
     "hundred": starting.hundred,
     "asleep": asleep.rows,
 }

@@ -119,6 +119,9 @@ class Stand:
         """No instance any more; the zygote stays, and has what the next instance needs a moment later."""
         self._client.ask("stop", {"service": service})
 
+    def start(self, service: str) -> None:
+        self._client.ask("start", {"service": service})
+
     def policy(self, **change: object) -> None:
         self._client.ask("policy", {"owner": None, "change": change})
 

@@ -35,6 +35,7 @@ class V1(Hierarchy):
         self._bases = bases  # controller → the directory in which nodes' trees lie
         self._roots = list(dict.fromkeys(bases.values()))  # two controllers may share a mount
         self.controllers = frozenset(bases)
+        self.freezes = "freezer" in bases
 
     def directories(self, path: str) -> list[str]:
         return [f"{base}/{path}" for base in self._roots]

@@ -80,6 +80,8 @@ class Hierarchy(ABC):
     def kill(self, path: str) -> None:
         """SIGKILL to every process in it and below, those just being forked too."""
 
+    freezes = True  # whether `set_frozen` can be called
+
     @abstractmethod
     def set_frozen(self, path: str, frozen: bool) -> None: ...
 
@@ -131,6 +133,11 @@ class Cgroup:
     def kill(self) -> None:
         """SIGKILL to every process in it and below. They may take a moment to be gone."""
         self._hierarchy.kill(self.path)
+
+    @property
+    def freezes(self) -> bool:
+        """Whether it can be frozen: cgroup v1 may lack that controller."""
+        return self._hierarchy.freezes
 
     def freeze(self) -> None:
         """Stop all in it and below; returns when they stand, or after 0.1 s."""

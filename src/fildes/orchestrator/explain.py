@@ -5,6 +5,7 @@ from __future__ import annotations
 from fildes.capabilities.files import grant as files
 from fildes.capabilities.kinds import KINDS
 from fildes.capabilities.sqlite import grant as sqlite
+from fildes.orchestrator import scale
 from fildes.orchestrator.launch import keeps_files, serve_profile
 from fildes.sandbox.plan import Plan
 from fildes.wire.catalogue import Grant, Limits, Release
@@ -14,6 +15,16 @@ _GIVEN = ("/dev/null", "its log pipe", "its release's conveyor", "a handle", "a 
 
 def limits(limits: Limits) -> str:
     return f"memory {limits.memory >> 20} MiB, cpu {limits.cpu:g}, {limits.tasks} tasks an instance"
+
+
+def staff(release: Release) -> str:
+    """How many instances there are, and when."""
+    bounds = scale.bounds(release)
+    if release.runtime == "service":
+        return "serve: one instance, always, until: fildes stop"
+    most = "one instance" if bounds.most == 1 else f"up to {bounds.most} instances"
+    spares = f", {bounds.standing} of them without being asked" if bounds.standing else ""
+    return f"serve: {most} while there are requests{spares}"
 
 
 def steps(release: Release, plan: Plan) -> list[str]:
@@ -31,7 +42,11 @@ def _ratchet(release: Release) -> list[str]:
 
 
 def _serve(release: Release) -> list[str]:
-    lines = [f"serve: seccomp profile {serve_profile(release)} on top", *(f"serve: holds {name}" for name in _GIVEN)]
+    lines = [
+        staff(release),
+        f"serve: seccomp profile {serve_profile(release)} on top",
+        *(f"serve: holds {name}" for name in _GIVEN),
+    ]
     for grant in release.grants:
         kind = KINDS.get(grant.kind)
         when = "from its start" if kind is not None and kind.at_start else "when it asks"

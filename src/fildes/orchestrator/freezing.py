@@ -1,6 +1,6 @@
 """A release's processes stand still, and go on.
 
-By the freezer of its cgroup, which holds all of them and whatever they fork. Without cgroups by SIGSTOP: an instance
+By the freezer of its cgroup, which holds all of them and whatever they fork. Without that by SIGSTOP: an instance
 can't fork, and a zygote forks on order only. Neither can be seen or undone from inside.
 """
 
@@ -18,7 +18,7 @@ def freeze(zygote: Zygote | None, crew: Iterable[Instance]) -> None:
     """Raises OSError."""
     if zygote is None:
         return  # there are no processes
-    if zygote.cgroup is not None:
+    if zygote.cgroup is not None and zygote.cgroup.freezes:
         zygote.cgroup.freeze()
     else:
         _signal(zygote, crew, signal.SIGSTOP)
@@ -27,7 +27,7 @@ def freeze(zygote: Zygote | None, crew: Iterable[Instance]) -> None:
 def thaw(zygote: Zygote | None, crew: Iterable[Instance]) -> None:
     if zygote is None:
         return
-    if zygote.cgroup is not None:
+    if zygote.cgroup is not None and zygote.cgroup.freezes:
         with contextlib.suppress(FileNotFoundError):
             zygote.cgroup.thaw()
     else:

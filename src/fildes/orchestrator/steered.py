@@ -129,7 +129,11 @@ class Steered(Staffing):
         self.frozen = True
         await self.nursery.settled()  # a load has a time limit, and none of the wall clock's is stopped
         if self.frozen and self.state is not State.RETIRED:
-            freezing.freeze(self.nursery.zygote, self.crew)
+            try:
+                freezing.freeze(self.nursery.zygote, self.crew)
+            except OSError as error:
+                self.frozen = False
+                raise Refused("internal", f"{self.release.service} could not be frozen: {error}") from error
             self._resources.wishes.set(self.release.id, wishes.FROZEN, True)
             self.orders.cancel()
             self._needed()
