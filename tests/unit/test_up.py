@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import socket
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fildes.cli import _shared as cli
+from fildes.cli import up
 from fildes.init import doors, ground, layout, world
 from fildes.init.ground import Busy, Ground, Trouble
 
@@ -46,6 +49,39 @@ def test_a_listening_socket():
         assert address == f"127.0.0.1:{sock.getsockname()[1]}"
         with pytest.raises(Trouble, match="another program listens there"):
             doors.open_http(address)
+
+
+def test_every_address_is_two_sockets_and_nothing_stays_open_after_trouble():
+    opened = doors.open_all([":0", "127.0.0.1:0"])
+    try:
+        first, *more, last = [address for _, address in opened]
+        assert first.startswith("0.0.0.0:") and last.startswith("127.0.0.1:")
+        assert all(address == f"[::]:{first.rpartition(':')[2]}" for address in more)  # none without IPv6
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(Trouble, match="another program listens there"):
+            doors.open_all(["127.0.0.1:0", last])
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        for fd, _ in opened:
+            fd.close()
+
+
+def settings_of(*words: str) -> dict[str, object]:
+    parser = argparse.ArgumentParser()
+    up.arguments(parser)
+    return up._settings(parser.parse_args(words))
+
+
+def test_proxies_and_limits():
+    told = settings_of("--proxy", "127.0.0.1", "--proxy", "10.1.2.3/8=proxy-protocol", "--client-connections", "0")
+    assert told["proxies"] == [("127.0.0.1/32", "x-forwarded"), ("10.0.0.0/8", "proxy-protocol")]
+    assert told["client_connections"] == 0 and told["access_log"] is False
+
+
+@pytest.mark.parametrize("words", [("--proxy", "x"), ("--proxy", "::1=http"), ("--client-connections", "-1")])
+def test_options_of_the_door_that_cannot_be(words: tuple[str, str]):
+    with pytest.raises(cli.Trouble, match=rf"{words[0]} {words[1]}: "):
+        settings_of(*words)
 
 
 ALL = "         0          0 4294967295\n"

@@ -43,6 +43,8 @@ def prepare() -> None:
 
 def settle(program: Program, settings: dict[str, Any]) -> Serving:
     """The last of loading."""
+    if settings.get("access_log"):
+        program = importlib.import_module("fildes.runtime.access").wraps_wsgi(program)
     serving = Serving(program, settings)
     # Whatever the program set: a client that hangs up is an error of write(2), not our end.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
