@@ -25,7 +25,7 @@ from websockets.asyncio.client import connect
 from fildes.testing import Leftovers, Node, NodeFailed, eventually
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NAMES = ("guestbook", "chat", "ticker", "site", "ledger", "shop", "postcards")
+NAMES = ("guestbook", "chat", "ticker", "site", "ledger", "shop", "tally", "votes", "postcards", "questions")
 WIDTH = 90
 COLOURS = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 BURGLAR = """
@@ -152,7 +152,9 @@ def _talk(node: Node, report: Report) -> None:
         "ticker": ("the clock ticks", _tick),
         "site": ("pages are read", _read),
         "shop": ("tea is sold", _buy),
+        "votes": ("a vote is counted", _vote),
         "postcards": ("a card is read", _card),
+        "questions": ("a question is asked", _ask),
     }
     for name, (text, scene) in scenes.items():
         with report.step(name, text) as said:
@@ -211,6 +213,22 @@ def _buy(node: Node) -> str:
     if "Sold so far: 1 things, 3.20" not in _get(node, "shop", "/"):
         raise Wrong("the ledger did not book it")
     return "sells a tea; the ledger, which nobody else can reach, has booked it"
+
+
+def _vote(node: Node) -> str:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    _get(node, "votes", "/", 303, method="POST", body=b"choice=cake", headers=form)
+    if json.loads(_get(node, "votes", "/counts")) != {"cake": 1}:
+        raise Wrong("the vote was not counted")
+    return "one vote for cake: a function took it, and a service without HTTP has counted it"
+
+
+def _ask(node: Node) -> str:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    _get(node, "questions", "/", 302, method="POST", body=b"text=Why%3F", headers=form)
+    if "Why? — 0" not in _get(node, "questions", "/"):
+        raise Wrong("the question is not on the page")
+    return "Flask, unmodified, shows the question that was asked"
 
 
 def _card(node: Node) -> str:
