@@ -16,7 +16,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 import fildes
-from fildes.testing import Node
+from fildes.testing import Node, eventually
 from fildes.testing.programs import write_program
 
 from .conftest import EXAMPLES, Curl, census, install, told
@@ -153,3 +153,25 @@ def test_its_operator_s_verbs(cottage: Node, curl: Curl) -> None:
 def test_the_census_of_an_ordinary_user(cottage: Node) -> None:
     account = census(cottage)
     assert account.seen > 20 and not account.unexplained, account.unexplained
+
+
+def test_frozen_without_cgroups(cottage: Node) -> None:
+    """By SIGSTOP, which no program can see coming."""
+    published(cottage, "postcards")
+    cottage.request("/", host="postcards.localhost")
+
+    def process_states() -> set[str]:
+        [service] = told(cottage, "ps", "postcards")["services"]
+        pids = [service["zygote"], *(one["pid"] for one in service["instances"])]
+        return {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids}
+
+    cottage.fildes("freeze", "postcards")
+    eventually(lambda: process_states() == {"T"}, what="they are stopped")
+    cottage.kill("orchestrator")
+    eventually(lambda: told(cottage, "ps", "postcards")["services"][0]["state"] == "frozen", what="they are still")
+    cottage.fildes("thaw", "postcards")
+    assert cottage.request("/", host="postcards.localhost").status == 200
+    assert "T" not in process_states()
+    cottage.fildes("freeze", "postcards")
+    cottage.fildes("stop", "postcards")
+    assert cottage.request("/", host="postcards.localhost").status == 200
