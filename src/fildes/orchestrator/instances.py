@@ -19,6 +19,7 @@ from fildes.orchestrator import life
 from fildes.orchestrator.life import Said, Stage
 
 BLOB: Final = 1000  # bytes; init keeps 1 KiB
+FIRST_STEPS: Final = 0.004  # seconds from the order on, in which nobody listens to what an instance says
 _BURST: Final = 64  # words at once
 _RATE: Final = 200.0  # and a second; an instance has no use for half as many, and one that floods us ends
 
@@ -74,7 +75,11 @@ class Instance:
         self.on_word: Callable[[Said], object] = lambda _: None
         self.on_end: Callable[[], object] = lambda: None
         self._words, self._since = float(_BURST), loop.time()
-        loop.watch(handle.fileno(), EPOLLIN, self._on_handle)
+        # Not while it takes its first steps: to be told of them would take the CPU from it, a third of a start.
+        self._listening = loop.call_later(FIRST_STEPS, self._listen)
+
+    def _listen(self) -> None:
+        self._loop.watch(self._handle.fileno(), EPOLLIN, self._on_handle)
 
     def deposit(self) -> None:
         self._store.deposit(
@@ -121,6 +126,7 @@ class Instance:
         self.on_end = lambda: None
         if self.unexplained is not None:
             self.unexplained.cancel()
+        self._listening.cancel()
         self._loop.unwatch(self._handle.fileno())
         self._handle.close()
         if self._pidfd is not None:

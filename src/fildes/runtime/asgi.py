@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fildes.runtime import frameworks, warm, websocket
@@ -89,11 +90,11 @@ def load(settings: dict[str, Any], wrap: Callable[[Any], Any] = lambda found: fo
     return Program(serving, holdings)
 
 
-def practise() -> None:
+def practise(_: Program) -> list[Callable[[], None]]:
     """An instance's life with a program of ours, and with one on the framework that the program uses. In the zygote."""
     make = frameworks.programs()
-    for program in (warm.nobodys, *([make()] if make is not None else [])):
-        warm.live(_new_loop(), program, _practised)
+    programs = [warm.nobodys, *([make()] if make is not None else [])]
+    return [partial(warm.live, _new_loop(), program, _practised) for program in programs]
 
 
 async def _practised(serving: Serving, kit: Kit) -> int:

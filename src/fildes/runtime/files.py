@@ -94,6 +94,12 @@ def activate(kit: Kit) -> None:
     _kept = frozenset(grant["path"] for grant in kit.settings.get("grants", ()) if grant["kind"] == "sqlite")
 
 
+def pause() -> None:
+    """The contrary of `activate`, for a zygote that has practised it."""
+    global _serving
+    _serving = False
+
+
 def shared_libraries(folders: Iterable[str]) -> Iterator[str]:
     """Every .so below `folders`, sorted; without those that are of no use to a served program."""
     for folder in folders:
@@ -179,4 +185,4 @@ def _explain_late_libraries() -> None:
     ExtensionFileLoader.create_module = create_module  # type: ignore[method-assign]
 
 
-__all__ = ["TmpFile", "activate", "prelude", "settle", "shared_libraries"]
+__all__ = ["TmpFile", "activate", "pause", "prelude", "settle", "shared_libraries"]

@@ -20,7 +20,17 @@ from fildes.sdk.function import BadRequest, Request, Response, piece, ready
 from fildes.wire.http import PHRASES
 
 Function = Callable[[Request], Any]
-Loaded = tuple[ModuleType, Any]
+
+
+class Loaded:
+    """What the loop that suits the function made of it."""
+
+    def __init__(self, runtime: ModuleType, program: Any) -> None:
+        self.runtime, self.program = runtime, program
+        # As zygote/main.py looks for them, where the loop holds descriptors.
+        for name in ("holdings", "renew", "renewed"):
+            if hasattr(program, name):
+                setattr(self, name, getattr(program, name))
 
 
 def load(settings: dict[str, Any]) -> Loaded:
@@ -32,15 +42,22 @@ def load(settings: dict[str, Any]) -> Loaded:
     _check(function, settings["entry"])
     if is_async(function):
         asgi = importlib.import_module("fildes.runtime.asgi")
-        return asgi, asgi.load(settings, as_asgi)
+        return Loaded(asgi, asgi.load(settings, as_asgi))
     wsgi.prepare()
-    return wsgi, wsgi.settle(as_wsgi(function), settings)
+    return Loaded(wsgi, wsgi.settle(as_wsgi(function), settings))
+
+
+def practise(loaded: Loaded) -> list[Callable[[], None]]:
+    """As the loop does, if it does."""
+    lives: list[Callable[[], None]] = []
+    if hasattr(loaded.runtime, "practise"):
+        lives += loaded.runtime.practise(loaded.program)
+    return lives
 
 
 def serve(loaded: Loaded, kit: Kit, lock: Callable[[], object]) -> int:
     """Answer until the end. The exit status."""
-    runtime, program = loaded
-    status: int = runtime.serve(program, kit, lock)
+    status: int = loaded.runtime.serve(loaded.program, kit, lock)
     return status
 
 

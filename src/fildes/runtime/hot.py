@@ -2,13 +2,13 @@
 
 The interpreter writes into code while it runs it: a counter at each place that it has not specialised, also where it
 never will. So an instance copies the page of every function that it calls, and functions lie where they were imported:
-a hundred pages of which some bytes each are written. Here the code that a rehearsal ran is copied to fresh memory, one
-after the other, and the rehearsal is repeated until the copies are specialised.
+a hundred pages of which some bytes each are written. Here the code that was practised is copied to fresh memory, in the
+order in which it ran, and practised again until the copies are specialised.
 
 For the same reason the holes in memory are filled first: what an instance allocates then lies together too, in memory
 that nobody has written to, and not in a hundred pages with some free bytes each.
 
-Only where immortal.py knows the interpreter; elsewhere nothing is done but the rehearsals.
+Only where immortal.py knows the interpreter; elsewhere all that is done is to practise.
 """
 
 from __future__ import annotations
@@ -34,16 +34,21 @@ _LARGE_INT: Final = 1 << 40
 _kept: list[Any] = []
 
 
-def settle(practise: Callable[[], object], also: Iterable[types.ModuleType] = ()) -> None:
-    """Make everything immortal, and what `practise` runs, and the functions of the modules `also`, hot.
+Practise = Callable[[], Iterable[Callable[[], object]]]
 
-    A rehearsal that fails is of no consequence.
+
+def settle(practise: Practise, also: Iterable[types.ModuleType] = ()) -> None:
+    """Make all that is alive immortal; and hot what is run by what `practise` returns, and the functions of `also`.
+
+    What `practise` does to prepare that is not meant. What fails is of no consequence.
     """
     if not immortal.known():
-        _repeat(practise, 1)
+        _repeat(practise, ROUNDS // 2)
+        gc.collect()
+        gc.freeze()
         return
     codes = _run_by(practise)
-    codes.update(one.__code__ for module in also for one in _functions_of(module))
+    codes |= dict.fromkeys(one.__code__ for module in also for one in _functions_of(module))
     immortal.make()
     _fill()
     _gather(codes)
@@ -55,19 +60,23 @@ def settle(practise: Callable[[], object], also: Iterable[types.ModuleType] = ()
     trap.collapse()
 
 
-def _repeat(practise: Callable[[], object], times: int) -> None:
+def _repeat(practise: Practise, times: int) -> None:
     with contextlib.suppress(Exception):
         for _ in range(times):
-            practise()
+            for each in practise():
+                each()
 
 
-def _run_by(practise: Callable[[], object]) -> set[types.CodeType]:
-    """All of it: since 3.13 each conditional jump notes which way it went."""
-    codes: set[types.CodeType] = set()
+def _run_by(practise: Practise) -> dict[types.CodeType, None]:
+    """All of it, in its order: since 3.13 each conditional jump notes which way it went."""
+    codes: dict[types.CodeType, None] = {}
+    prepared: list[Callable[[], object]] = []
+    with contextlib.suppress(Exception):
+        prepared.extend(practise())
     monitoring: Any = vars(sys)["monitoring"]  # since 3.12
 
     def began(code: types.CodeType, _: int) -> object:
-        codes.add(code)
+        codes[code] = None
         return monitoring.DISABLE
 
     try:
@@ -79,7 +88,7 @@ def _run_by(practise: Callable[[], object]) -> set[types.CodeType]:
         monitoring.register_callback(_TOOL, event, began)
     monitoring.set_events(_TOOL, events[0] | events[1])
     try:
-        _repeat(practise, 1)
+        _repeat(lambda: prepared, 1)
     finally:
         monitoring.set_events(_TOOL, 0)
         for event in events:
@@ -101,7 +110,7 @@ def _functions_of(module: types.ModuleType) -> Iterable[types.FunctionType]:
                 yield function
 
 
-def _gather(codes: set[types.CodeType]) -> None:
+def _gather(codes: dict[types.CodeType, None]) -> None:
     """Give every function of one of `codes` a copy, the copies side by side."""
     copies: dict[types.CodeType, types.CodeType] = {}
 

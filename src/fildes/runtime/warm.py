@@ -28,8 +28,9 @@ _TYPED: Final = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % le
 # What comes on one connection, one after the other; the first rides with it.
 _TALKS: Final = (
     (_HEAD % (b"GET /", b"", b""),),
+    (_HEAD % (b"GET /model", b"", b""),),
     (_HEAD % (b"GET /items/7?q=text", b"", b""), _HEAD % (b"POST /", _TYPED, _JSON)),
-    (_HEAD % (b"GET /model", b"Connection: close\r\n", b""),),
+    (_HEAD % (b"GET /", b"Connection: close\r\n", b""),),
 )
 
 

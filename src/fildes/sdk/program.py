@@ -129,6 +129,12 @@ def bind(kit: Kit, clock_ns: Callable[[], int] = time.time_ns) -> Program:
     return _program
 
 
+def unbind() -> None:
+    """In a zygote that has practised `bind`."""
+    global _program
+    _program = None
+
+
 def current() -> Program:
     """Raises Unavailable where there is no kit."""
     if _program is None:

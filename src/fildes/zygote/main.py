@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
@@ -24,6 +25,7 @@ from fildes.kernel import process, seccomp, vdso
 from fildes.kernel.fds import Fd, receive_with_fds, send_with_fds
 from fildes.runtime import ambient, files, hot, kit, trap
 from fildes.runtime.kit import Kit
+from fildes.sdk import program as sdk_program
 from fildes.wire import zygote as wire
 from fildes.zygote import command, forking, server
 
@@ -43,7 +45,7 @@ def main(control: int) -> int:
         return 1
     zygote = Zygote(control, settings, runtime, program, fds)
     began = time.monotonic()
-    hot.settle(getattr(runtime, "practise", _nothing), [sys.modules[__name__], server, runtime, kit, files, ambient])
+    hot.settle(zygote.practise, [sys.modules[__name__], server, runtime, kit, files, ambient])
     phases["immortal"] = (time.monotonic() - began) * 1e3
     _send(control, {"is": "loaded", "phases": phases})
     return zygote.run()
@@ -98,6 +100,17 @@ class Zygote:
         self._server = self._make_server() if server.usable() else None
         if self._server is None:
             self._waking = _wake_up_on_sigchld()
+
+    def practise(self) -> list[Callable[[], object]]:
+        """What is run in an instance, as far as it can be run before there is one."""
+        return [self._take_up_and_give_back, *getattr(self.runtime, "practise", _nothing_of)(self.program)]
+
+    def _take_up_and_give_back(self) -> None:
+        try:
+            _hand_over(Kit(-1, -1, -1, self.packs, {}, self.settings))
+        finally:
+            files.pause()
+            sdk_program.unbind()
 
     def run(self) -> int:
         """Carry out orders until nobody gives them any more. An instance does not come back."""
@@ -214,8 +227,7 @@ class Zygote:
             if not locked:
                 trap.activate(kit)
                 seccomp.install(self.serve_filter, every_thread=not forked)
-            files.activate(kit)
-            sdk._bind(kit)
+            _hand_over(kit)
             # The filter is on already: what an event loop asks at its start, the trap answers.
             status = self.runtime.serve(self.program, kit, lambda: None)
         except SystemExit as stop:
@@ -244,11 +256,22 @@ class Zygote:
             _send(self.control, {"is": "exited", "instance": instance, "status": status})
 
 
+def _hand_over(kit: Kit) -> None:
+    """What the program sees of it. With the trap on."""
+    files.activate(kit)
+    sdk._bind(kit)
+
+
 def _wake_up_on_sigchld() -> tuple[int, int]:
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     return reader, writer
+
+
+def _nothing_of(_: object) -> tuple[()]:
+    """For a runtime that has nothing to practise."""
+    return ()
 
 
 def _nothing() -> None:
