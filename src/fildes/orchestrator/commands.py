@@ -26,6 +26,7 @@ from fildes.orchestrator import plan
 from fildes.orchestrator.instances import Instance, held_as_blob
 from fildes.orchestrator.kits import prepare
 from fildes.orchestrator.launch import command_profile
+from fildes.orchestrator.life import Stage
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.zygotes import Zygote
 from fildes.wire import command as wire
@@ -48,6 +49,7 @@ class Command(Instance):
         super().__init__(loop, store, release.id, name, handle, zygote.pid, cgroup)
         self._key = f"command.{release.id}.{name}"
         self.service = release.service
+        self.stage = Stage.OPEN  # it has no requests to be full of
         self.zygote = zygote
         self._lease: Fd | None = None
         self.ended: Promise[wire.Ended] = Promise(loop)

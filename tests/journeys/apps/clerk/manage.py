@@ -44,7 +44,8 @@ def window():
 def wait():
     try:
         print("waiting", flush=True)
-        time.sleep(600)
+        while True:  # a signal just before one long sleep would be noticed after it
+            time.sleep(0.02)
     except KeyboardInterrupt:
         print("interrupted")
         sys.exit(9)
