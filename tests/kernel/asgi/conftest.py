@@ -169,6 +169,9 @@ class Instance:
     def drain(self) -> None:
         send_with_fds(self.handle.fileno(), b"D")
 
+    def ask_how(self) -> None:
+        send_with_fds(self.handle.fileno(), b"?")
+
     def said(self) -> bytes:
         return receive_with_fds(self.handle.fileno()).data
 

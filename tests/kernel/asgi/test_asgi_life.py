@@ -64,6 +64,38 @@ def test_idle(make_stage: Any) -> None:
         assert sock.recv(1000).endswith(b"Hello")
 
 
+def test_one_that_stands_by_stays(make_stage: Any) -> None:
+    """It has answered one request before it says that it is ready, which the program never saw."""
+    stage = make_stage(idle=0.2, stays=True)
+    instance = stage.start()
+    assert [instance.said() for _ in range(2)] == [b"R", b"Z"]
+    for _ in range(2):
+        assert stage.ask("/")[:2] == (200, b"Hello")
+        assert instance.said() == b"Z"
+    instance.drain()
+    assert instance.wait() == 0
+
+
+def test_it_says_that_it_is_full(make_stage: Any) -> None:
+    stage = make_stage(concurrency=1)
+    instance = stage.start()
+    assert instance.said() == b"R"
+    instance.ask_how()
+    assert instance.said() == b"O"
+    with stage.connect() as sock:
+        sock.sendall(GET % b"/wait")
+        stage.until(lambda: stage.door.taken)
+        with stage.connect() as other:
+            other.sendall(GET % b"/")
+            assert instance.said() == b"F"
+            instance.ask_how()
+            assert instance.said() == b"F"
+            second = stage.start()
+            assert other.recv(1000).endswith(b"Hello")
+            second.drain()
+    assert second.wait() == 0
+
+
 def test_not_idle_while_a_connection_is_open(make_stage: Any) -> None:
     stage = make_stage(idle=0.1, keep_alive=0.5)
     instance = stage.start()
