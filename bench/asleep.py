@@ -27,8 +27,8 @@ def rows(_: Stand, effort: Effort) -> Iterator[Row]:
         with Stand(Node(state)) as stand:
             few, few_ps, few_starts = _look(stand, effort)
         with Node(state) as node:
-            for number in range(_FEW):
-                node.fildes("rm", f"small-{number}")
+            for which in range(_FEW):
+                node.fildes("rm", f"small-{which}")
         copies(state, "small", effort.asleep)
         with Stand(Node(state)) as stand:
             many, many_ps, many_starts = _look(stand, effort)

@@ -12,7 +12,7 @@ import msgspec
 def copies(state: Path, service: str, number: int) -> list[str]:
     """Add `number` services like `service`, which must be published, to a node that does not run; their names."""
     names = [f"{service}-{n}" for n in range(number)]
-    database = sqlite3.connect(state / "catalogue" / "catalogue.db", autocommit=True)
+    database = sqlite3.connect(state / "catalogue" / "catalogue.db", isolation_level=None)
     try:
         database.execute("PRAGMA synchronous = OFF")
         database.execute("BEGIN IMMEDIATE")
