@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 
@@ -58,9 +59,18 @@ class Traces:
         found += [f"{self._state / file}" for file in ("control", "http") if (self._state / file).exists()]
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         found += [f"mount: {line}" for line in mounts if str(self._state) in line]
-        loops = Path("/sys/block").glob("loop*/loop/backing_file")
-        found += [f"loop device: {path}" for path in loops if _text(path).startswith(str(self._state))]
+        found += [f"loop device: {file}" for file in self._disks()]
         return found
+
+    def _disks(self) -> list[str]:
+        """Files of the state that are loop devices; the kernel may take a moment to give up the last mount of one."""
+        deadline = time.monotonic() + 2
+        while True:
+            files = [_text(path) for path in Path("/sys/block").glob("loop*/loop/backing_file")]
+            found = [file.strip() for file in files if file.startswith(f"{self._state}/")]
+            if not found or time.monotonic() > deadline:
+                return found
+            time.sleep(0.01)
 
     def _cgroups(self) -> list[str]:
         if not self._groups:
