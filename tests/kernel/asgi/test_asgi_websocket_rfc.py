@@ -23,6 +23,12 @@ SHAKE = (
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 
+@pytest.fixture(autouse=True)
+def _once(loop: str) -> None:
+    if loop != "uvloop":
+        pytest.skip("frames are read without a loop's help: once is enough")
+
+
 def dial(stage: Any, **more: Any) -> ClientConnection:
     return connect(f"ws://127.0.0.1:{stage.door.port}/chat", close_timeout=5, max_size=None, **more)
 
