@@ -189,3 +189,19 @@ def test_it_is_there_after_kills_and_its_disk_is_gone_with_the_processes(tmp_pat
         assert ask(node, "scratch", "/list") == "['made', 'one']"
         node.fildes("rm", "scratch", "--data")
         assert not (node.state / "data" / "local" / "scratch").exists()
+
+
+@pytest.mark.root
+def test_a_disk_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
+    with Node() as node:
+        folder = node.state / "data" / "local" / "scratch" / "tree"
+        folder.mkdir(parents=True)
+        for path in (folder, *folder.parents[:3]):
+            os.chown(path, *[(node.state / "data").stat().st_uid] * 2)
+        image = folder / "image"
+        image.write_bytes(b"half a file system" * 1000)
+        os.truncate(image, 32 << 20)
+        image.chmod(0o600)
+        os.chown(image, *[folder.stat().st_uid] * 2)
+        node.fildes("publish", str(write_program(tmp_path, "scratch", PROGRAM, GRANT)))
+        assert ask(node, "scratch", "/write/one") == "kept"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,7 @@ from fildes.sandbox import view
 
 _ATTRIBUTES: Final = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
 _WORDS: Final = ("-q", "-F", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard")
+_MADE: Final = stat.S_IRGRP  # on an image: its file system is whole; who made it was not killed over it
 MAKERS: Final = ("/usr/sbin/mke2fs", "/sbin/mke2fs", "/usr/bin/mke2fs")
 
 
@@ -46,8 +48,7 @@ class Image:
             fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
             device = loops.attached(self.image)
             if device is None:
-                fresh = os.fstat(self.image).st_blocks == 0
-                if fresh:
+                if not os.fstat(self.image).st_mode & _MADE:
                     _make_filesystem(self.image)
                 device = loops.attach(self.image)
             with device:
@@ -97,4 +98,6 @@ def _make_filesystem(image: int) -> None:
     os.set_inheritable(image, False)
     if status:
         raise OSError(f"mke2fs ended with {os.waitstatus_to_exitcode(status)}")
+    os.fsync(image)
+    os.fchmod(image, 0o600 | _MADE)
     os.fsync(image)
