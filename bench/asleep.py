@@ -23,12 +23,12 @@ def rows(_: Stand, effort: Effort) -> Iterator[Row]:
         state = Path(above) / "state"
         with Node(state) as node:
             node.fildes("publish", str(APPS / "small"))
-        copies(state, "small", _FEW)
+        first = copies(state, "small", _FEW)
         with Stand(Node(state)) as stand:
             few, few_ps, few_starts = _look(stand, effort)
         with Node(state) as node:
-            for which in range(_FEW):
-                node.fildes("rm", f"small-{which}")
+            for name in first:
+                node.fildes("rm", name)
         copies(state, "small", effort.asleep)
         with Stand(Node(state)) as stand:
             many, many_ps, many_starts = _look(stand, effort)

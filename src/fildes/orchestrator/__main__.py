@@ -204,15 +204,16 @@ class Orchestrator:
         for command in running + self._runs.alone():
             commands[command.service].append(listing.instance(command, command.zygote.held))
         wishes = self._resources.wishes
-        reply = orchestrator.PsReply([])
+        reply, quiet = orchestrator.PsReply([]), 0
         for name, release in self._releases.names(body.owner):
             if body.service not in ("", name):
                 continue
             supervised = self._supervised.get(release)
-            sleeps = supervised is None and name not in commands and release not in wishes
-            if sleeps and body.quiet is not None and len(reply.services) >= body.quiet:
-                reply.more += 1
-                continue
+            if supervised is None and name not in commands and release not in wishes:
+                quiet += 1
+                if body.quiet is not None and quiet > body.quiet:
+                    reply.more += 1
+                    continue
             found = self._releases[release]
             reply.services.append(listing.service(found, supervised, commands.get(name, []), wishes))
         return Empty(), [memfd.sealed("ps", msgspec.msgpack.encode(reply))]

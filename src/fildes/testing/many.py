@@ -11,19 +11,18 @@ import msgspec
 
 def copies(state: Path, service: str, number: int) -> list[str]:
     """Add `number` services like `service`, which must be published, to a node that does not run; their names."""
-    names = [f"{service}-{n}" for n in range(number)]
     database = sqlite3.connect(state / "catalogue" / "catalogue.db", isolation_level=None)
     try:
         database.execute("PRAGMA synchronous = OFF")
         database.execute("BEGIN IMMEDIATE")
-        _add(database, service, names)
+        names = _add(database, service, number)
         database.execute("COMMIT")
     finally:
         database.close()
     return names
 
 
-def _add(database: sqlite3.Connection, service: str, names: list[str]) -> None:
+def _add(database: sqlite3.Connection, service: str, count: int) -> list[str]:
     database.row_factory = sqlite3.Row
     like: dict[str, Any] = dict(
         database.execute("SELECT * FROM release WHERE service = ? AND state = 'current'", (service,)).fetchone()
@@ -33,11 +32,14 @@ def _add(database: sqlite3.Connection, service: str, names: list[str]) -> None:
     manifest = msgspec.msgpack.decode(like["manifest"])
     columns = ", ".join(like)
     places = ", ".join("?" * len(like))
-    for number, name in enumerate(names, start=1):
+    names = []
+    for number in range(1, count + 1):
+        name = f"{service}-{sequence + number}"  # never had before
+        names.append(name)
         host = f"{name}.localhost"
         one = {**manifest, "name": name, "hosts": [host]}
         new = {
-            "id": f"{number:012x}",
+            "id": f"{sequence + number:012x}",
             "service": name,
             "sequence": sequence + number,
             "uid": uid + number,
@@ -47,5 +49,6 @@ def _add(database: sqlite3.Connection, service: str, names: list[str]) -> None:
         database.execute("INSERT INTO service VALUES (?, ?, ?)", (name, like["owner"], like["created"]))
         database.execute("INSERT INTO uid VALUES (?, ?, ?)", (like["owner"], name, uid + number))
         database.execute("INSERT INTO host VALUES (?, ?, ?)", (host, "/", name))
-    database.execute("UPDATE counter SET value = ? WHERE name = 'sequence'", (sequence + len(names),))
+    database.execute("UPDATE counter SET value = ? WHERE name = 'sequence'", (sequence + count,))
     database.execute("UPDATE counter SET value = value + 1 WHERE name = 'number'")
+    return names
