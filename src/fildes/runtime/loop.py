@@ -6,8 +6,9 @@ connections were answered, and looks after the requests that are not finished. A
 closed in its first round is never registered anywhere.
 
     Belt ─► arrived ─► next_request ─► Exchange or WebSocket (`owner`) ─► answered ─► idle ─► next_request …
-                            │                                                ├─► close, or Lingering
-                            └─► back to the door: not our host               └─► Discarding: a body nobody read
+                            │                                  │             ├─► close, or Lingering
+                            ├─► Queued: all places taken       │             └─► Discarding: a body nobody read
+                            └─► back to the door: not ours     └─► Sending: a client that is slow to read
 """
 
 from __future__ import annotations
