@@ -1,7 +1,8 @@
 """The connections of an instance whose program blocks: who looks after them while no call does, and how they end.
 
 Everything here but what is marked otherwise runs in the thread that leads (`wsgi_crew`). The connections'
-registrations, `ready` and the belt are its alone; the thread of a long call leaves what is to be done with the connection in `posted`.
+registrations, `ready` and the belt are its alone; the thread of a long call leaves what is to be done with the
+connection in `posted`.
 """
 
 from __future__ import annotations
