@@ -26,7 +26,7 @@ GOOD = {
     b"3\r\nabc\r\n0\r\n\r\n": b"abc",
     b"003\r\nabc\r\n0a\r\n0123456789\r\n000\r\n\r\n": b"abc0123456789",
     b"A\r\n0123456789\r\n0\r\n\r\n": b"0123456789",
-    b"3;a=b;c\r\nabc\r\n0;x=\"y z;\"\r\n\r\n": b"abc",
+    b'3;a=b;c\r\nabc\r\n0;x="y z;"\r\n\r\n': b"abc",
     b"3\r\na\r\n\r\n0\r\nX: y\r\nZ:\r\n\r\n": b"a\r\n",
 }
 
@@ -43,7 +43,7 @@ BAD = [
     b"3 ;a\r\nabc\r\n0\r\n",
     b"3; a\r\nabc\r\n0\r\n",
     b"3;a=\r\nabc\r\n0\r\n",
-    b"3;a=\"\\\"\"\r\nabc\r\n0\r\n",
+    b'3;a="\\""\r\nabc\r\n0\r\n',
     b"3\nabc\n0\n\n",
     b"3\r\nabc\n",
     b"3\r\nabcd\r\n",
