@@ -52,7 +52,8 @@ def state(node: Node, service: str) -> dict[str, Any]:
 
 
 def pids(node: Node, service: str) -> set[int]:
-    return {instance["pid"] for instance in state(node, service)["instances"]}
+    """Of those that the kernel has told us of: one that was just started has said nothing yet."""
+    return {instance["pid"] for instance in state(node, service)["instances"] if instance["pid"] is not None}
 
 
 class Guest:
