@@ -196,6 +196,8 @@ def test_what_nobody_could_reach() -> None:
 def test_entry() -> None:
     head = 'name = "a"\nhosts = ["a.localhost"]\n'
     assert 'did you mean "src.main:app"?' in refused(head + 'runtime = "asgi"\nentry = "src/main.py"')[0]
+    assert read(f'{head}runtime = "wsgi"\nentry = "shop.web:create_app()"'.encode()).entry == "shop.web:create_app()"
+    assert 'expected "module:object"' in refused(head + 'runtime = "wsgi"\nentry = "shop:create_app(1)"')[0]
     assert "entry is missing" in refused(head + 'runtime = "asgi"')[0]
     assert "is empty" in refused(head + 'runtime = "asgi"\nentry = ""')[0]
     assert "leave it out" in refused(head + 'runtime = "static"\nentry = "x"')[0]

@@ -73,10 +73,9 @@ def test_the_manifest_to_write(case: str) -> None:
     assert said(files, name="other").count('"other"') == 1
 
 
-def test_a_factory_needs_a_file_more() -> None:
+def test_a_factory_is_an_entry() -> None:
     text = said({"shop/__init__.py": b"from flask import Flask\n\ndef create_app():\n    pass\n", "run.py": b""})
-    assert "write a wsgi.py with `from shop import create_app` and `app = create_app()`, and this fildes.toml" in text
-    assert 'entry = "wsgi:app"' in text
+    assert 'entry = "shop:create_app()"' in text
 
 
 def test_what_is_no_program() -> None:

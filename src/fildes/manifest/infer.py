@@ -63,12 +63,7 @@ def _lines(found: Guess | None, program: list[str], name: str) -> str:
     entry = found.entry if found else _entry(program)
     hint = "write this fildes.toml and publish again:\n\n"
     if found is not None and found.factory:
-        module, function = found.entry.rpartition(":")[0], found.factory
-        entry = f"{runtime}:app"
-        hint = (
-            f"write a {runtime}.py with `from {module} import {function}` and `app = {function}()`, "
-            "and this fildes.toml, and publish again:\n\n"
-        )
+        entry = f"{found.entry.rpartition(':')[0]}:{found.factory}()"
     lines = [f'name = "{name}"', f'runtime = "{runtime}"', f'entry = "{entry}"']
     if runtime != "service":
         lines.append(f'hosts = ["{name}.localhost"]')

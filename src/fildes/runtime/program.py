@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-_entry = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*").fullmatch
+_entry = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(\(\))?").fullmatch
 
 
 class CannotLoad(Exception):
@@ -20,8 +20,10 @@ class CannotLoad(Exception):
 def find(entry: str, paths: Sequence[str]) -> Callable[..., Any]:
     """Import "module:attribute" with `paths` first on sys.path, and return what it names.
 
+    "module:attribute()" names a factory, as for gunicorn and uvicorn: what it returns is the program.
+
     Raises CannotLoad when there is no such module or attribute, or it can't be called. What the module itself raises
-    while it is imported comes through unchanged, with its traceback.
+    while it is imported, or the factory, comes through unchanged, with its traceback.
     """
     if not _entry(entry):
         raise CannotLoad(f'entry = "{entry}": expected "module:attribute", for example "main:app"')
@@ -37,7 +39,7 @@ def find(entry: str, paths: Sequence[str]) -> Callable[..., Any]:
             raise
         raise CannotLoad(_no_module(entry, error.name, paths)) from error
     found: Any = module
-    for part in attribute.split("."):
+    for part in attribute.removesuffix("()").split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
@@ -45,7 +47,12 @@ def find(entry: str, paths: Sequence[str]) -> Callable[..., Any]:
             raise CannotLoad(f'entry = "{entry}": there is no {part!r} in {name}{close}') from None
     if not callable(found):
         raise CannotLoad(f'entry = "{entry}": that is a {type(found).__name__}, which can\'t be called')
-    return found  # type: ignore[no-any-return]
+    if not entry.endswith("()"):
+        return found  # type: ignore[no-any-return]
+    made = found()
+    if not callable(made):
+        raise CannotLoad(f'entry = "{entry}": that returns a {type(made).__name__}, which can\'t be called')
+    return made  # type: ignore[no-any-return]
 
 
 def _no_module(entry: str, missing: str, paths: Sequence[str]) -> str:
