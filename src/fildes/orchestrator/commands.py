@@ -51,6 +51,7 @@ class Command(Instance):
         self.service = release.service
         self.stage = Stage.OPEN  # it has no requests to be full of
         self.zygote = zygote
+        self.forked = True  # a short one may be gone before the kernel could attest it
         self._lease: Fd | None = None
         self.ended: Promise[wire.Ended] = Promise(loop)
 
@@ -192,12 +193,19 @@ class Commands:
 
     # — ending —
 
-    def on_exit_word(self, name: str, status: int) -> bool:
-        """The zygote's word on how one ended; whether there is one of that name."""
+    def on_exited(self, message: dict[str, Any]) -> bool:
+        """As the zygote says it (wire/zygote.py); whether it is about one of these."""
+        name, status = message.get("instance"), message.get("status")
+        if not isinstance(name, str) or not isinstance(status, int):
+            return False
+        return self.on_exit_word(name, status, forked="why" not in message)
+
+    def on_exit_word(self, name: str, status: int, *, forked: bool = True) -> bool:
+        """The zygote's word on how one ended, or that it could not fork; whether there is one of that name."""
         command = self._all.get(name)
         if command is None:
             return False
-        command.status = status
+        command.status, command.forked = status, forked
         if command.pid < 0 or command.unexplained is not None:
             self._over(command)
         return True
@@ -214,7 +222,7 @@ class Commands:
         if self._all.pop(command.name, None) is None:
             return
         oom_kills = command.cgroup.oom_kills() if command.cgroup is not None else 0
-        command.conclude(how(command.status, started=command.pid >= 0, oom_kills=oom_kills))
+        command.conclude(how(command.status, started=command.forked, oom_kills=oom_kills))
         self._resources.remove_cgroup(command.cgroup)
         if not self._all:
             self.on_empty()

@@ -131,7 +131,7 @@ class Runs:
             zygote = await loading.load(
                 self._loop, self._peer, self._store, self._resources, release, lambda _: None, alone=name
             )
-            zygote.on_exited = lambda message: self._exited(commands, message)
+            zygote.on_exited = commands.on_exited
             command = await commands.begin(zygote, arguments, environment, streams, lease)
         except BaseException:
             if zygote is not None:
@@ -142,12 +142,6 @@ class Runs:
         command.ended.when_done(lambda: self._end(release, zygote, name))
         command.ended.when_done(lambda: self._forget(release, commands))
         return command
-
-    @staticmethod
-    def _exited(commands: Commands, message: dict[str, object]) -> None:
-        name, status = message.get("instance"), message.get("status")
-        if isinstance(name, str) and isinstance(status, int):
-            commands.on_exit_word(name, status)
 
     def _end(self, release: Release, zygote: Zygote, name: str) -> None:
         zygote.on_gone = lambda: None

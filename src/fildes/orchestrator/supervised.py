@@ -155,8 +155,7 @@ class Supervised(Steered):
     # — what happens to it —
 
     def _on_exited(self, message: dict[str, Any]) -> None:
-        name, status = message.get("instance"), message.get("status")
-        if not (isinstance(name, str) and isinstance(status, int) and self.commands.on_exit_word(name, status)):
+        if not self.commands.on_exited(message):
             self.crew.on_exit_word(message)
 
     def _instance_over(self, instance: Instance) -> None:
