@@ -65,6 +65,15 @@ def puppets(start_node: Callable[..., Node]) -> Iterator[Callable[..., tuple[Nod
 Puppets = Callable[..., tuple[Node, Door]]
 
 
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of Fildes and the puppets that a test may change."""
+    folder = tmp_path / "code"
+    shutil.copytree(Path(fildes.__file__).parent, folder / "fildes", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PUPPETS, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
 def fds_of(pid: int) -> int:
     """How many descriptors a process has; the node's own are not dumpable, so only root sees that."""
     try:

@@ -268,6 +268,24 @@ def test_found_again_from_inside(hierarchy: Hierarchy, node: Cgroup) -> None:
         hierarchy.make("fildes-x/../..")
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ("/", ""),
+        ("/system.slice/fildes.service", "/system.slice/fildes.service"),
+        ("/system.slice/fildes.service/fildes-own", "/system.slice/fildes.service"),
+        ("/system.slice/fildes.service/fildes-1f-2/daemons/bus", "/system.slice/fildes.service"),
+        (
+            "/user.slice/app.slice/fildes-anna.service/fildes-1f-2/services/x",
+            "/user.slice/app.slice/fildes-anna.service",
+        ),
+        ("/fildes-1f-2/fildes-own", ""),
+    ],
+)
+def test_a_nodes_tree_lies_where_the_node_was_started(own: str, expected: str) -> None:
+    assert cgroups.place(own) == expected
+
+
 def test_a_gone_process_is_not_attached(node: Cgroup) -> None:
     child = forked.start(lambda: None)
     child.result()

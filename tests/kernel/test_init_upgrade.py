@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-import fildes
 from fildes.kernel.fds import close_all
 from fildes.testing import Node, eventually
 
-from .conftest import PUPPETS, Door, Puppets, fds_of
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """A copy of Fildes and the puppets that a test may change."""
-    folder = tmp_path / "code"
-    shutil.copytree(Path(fildes.__file__).parent, folder / "fildes", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(PUPPETS, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
+from .conftest import Door, Puppets, fds_of
 
 
 def edit(path: Path, change: Callable[[str], str]) -> None:

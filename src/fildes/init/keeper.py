@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from fildes.init import image, tidy
 from fildes.init.image import inherited
+from fildes.init.manager import READY, Manager
 from fildes.kernel import memfd, process
 from fildes.kernel.fds import close_all
 from fildes.kernel.loop import EPOLLIN, Loop
@@ -36,6 +37,7 @@ class Watch(NamedTuple):
     ready: int  # -1: nobody asked
     cgroup: str | None
     addresses: list[str]
+    manager: str = ""  # what NOTIFY_SOCKET said: manager.py
 
 
 def execute(watch: Watch, state: str) -> NoReturn:
@@ -63,7 +65,8 @@ def main(arguments: list[str]) -> int:
 class Keeper:
     def __init__(self, watch: Watch) -> None:
         self._loop = Loop()
-        self._addresses = watch.addresses
+        self._addresses = [f"serving on http://{address}" for address in watch.addresses]
+        self._manager = Manager(watch.manager)
         self._pid = watch.pid
         self._init, self._lifeline, self._output = (
             inherited(number) for number in (watch.init, watch.lifeline, watch.output)
@@ -91,11 +94,16 @@ class Keeper:
         return self._status
 
     def _on_lifeline(self) -> None:
-        if not os.read(self._lifeline.fileno(), 64):
+        said = os.read(self._lifeline.fileno(), 64)
+        if not said:
             self._loop.unwatch(self._lifeline.fileno())  # init has ended; SIGCHLD says how
             return
+        if not self._stopping:
+            self._manager.ready("; ".join(self._addresses))
+        if said != READY:
+            return
         with contextlib.suppress(OSError):  # nobody reads it
-            print("\n".join(f"serving on http://{address}" for address in self._addresses), flush=True)
+            print("\n".join(self._addresses), flush=True)
         if self._ready is not None:
             with self._ready, contextlib.suppress(BrokenPipeError):  # whoever asked has gone
                 os.write(self._ready.fileno(), b"R")
@@ -104,6 +112,8 @@ class Keeper:
         if number == signal.SIGCHLD:
             self._reap()
         elif number == signal.SIGHUP and not (self._terminal and not _has_terminal()):
+            if not self._stopping:
+                self._manager.reloading()
             process.pidfd_send_signal(self._init.fileno(), signal.SIGHUP)
         elif number == signal.SIGHUP and self._stays:
             self._terminal = False
@@ -111,6 +121,7 @@ class Keeper:
             process.pidfd_send_signal(self._init.fileno(), signal.SIGKILL)
         elif not self._stopping:
             self._stopping = True
+            self._manager.stopping()
             process.pidfd_send_signal(self._init.fileno(), signal.SIGTERM)
             self._loop.call_later(PATIENCE, self._lose_patience)
 

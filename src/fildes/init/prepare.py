@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from fildes import __version__
-from fildes.init import boxes, bytecode, doors, keeper, table, tidy, world
+from fildes.init import boxes, bytecode, doors, keeper, manager, table, tidy, world
 from fildes.init.boxes import SERVICES, Boxes
 from fildes.init.ground import Ground, cgroup_name, write
 from fildes.init.ledger import Ledger
@@ -91,6 +91,7 @@ def _become_keeper(ledger: Ledger, fds: dict[str, Fd], ready_fd: int | None) -> 
         ready=-1 if ready_fd is None else ready_fd,
         cgroup=ledger.cgroup,
         addresses=ledger.settings["http"],
+        manager=os.environ.get(manager.VARIABLE, ""),
     )
     try:
         keeper.execute(watch, ledger.settings["state"])

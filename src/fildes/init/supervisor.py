@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from typing import Final
 
-from fildes.init import policy, spawn
+from fildes.init import manager, policy, spawn
 from fildes.init.boxes import Box, Boxes
 from fildes.init.channel import say
 from fildes.init.child import Child, adopt
@@ -190,7 +191,7 @@ class Supervisor:
             self.served = True
             if self._ready_timer:
                 self._ready_timer.cancel()
-            send_with_fds(self.fds["lifeline"].fileno(), b"ready")
+            self.tell_keeper(manager.READY)
 
     def _say_who_is_late(self) -> None:
         if late := [child.spec.name for child in self.children.values() if not child.ready]:
@@ -202,6 +203,7 @@ class Supervisor:
         """Replace the daemons one by one, the next when the one before is ready."""
         if not self._rolling:
             say("upgraded: every daemon runs the new code")
+            self.tell_keeper(manager.UPGRADED)
             return
         child = self.children[self._rolling[0]]
         if not child.pid:
@@ -209,6 +211,10 @@ class Supervisor:
         child.replaced = True
         child.signal(signal.SIGTERM)
         child.timer = self.loop.call_later(child.spec.shutdown, lambda: child.signal(signal.SIGKILL))
+
+    def tell_keeper(self, word: bytes) -> None:
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it hangs, or is gone: the lifeline says so itself
+            send_with_fds(self.fds["lifeline"].fileno(), word, flags=socket.MSG_DONTWAIT)
 
     def to_ledger(self) -> Ledger:
         """All of it, for the image that comes after this one."""

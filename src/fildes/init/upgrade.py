@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from fildes.init import image
 from fildes.init import ledger as ledgers
 from fildes.init.channel import say
+from fildes.init.manager import UPGRADED
 from fildes.init.policy import describe_status
 from fildes.kernel import memfd
 
@@ -61,6 +62,7 @@ class Upgrade:
                 execute(self._supervisor.to_ledger())
             except OSError as error:
                 say(f"not upgraded: {sys.executable} could not be executed: {error.strerror}")
+        self._supervisor.tell_keeper(UPGRADED)
         return True
 
     def _too_late(self, pid: int) -> None:

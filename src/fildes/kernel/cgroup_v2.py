@@ -1,8 +1,9 @@
 """cgroup v2 (Documentation/admin-guide/cgroup-v2.rst): one hierarchy for all controllers.
 
 Facts: a cgroup that gives controllers to its children may hold no process of its own, the root apart. So a
-process that is attached to a cgroup with children goes into a leaf `own` in it. Kills are counted up the tree.
-A delegated subtree is one whose directory and cgroup.subtree_control belong to us.
+process that is attached to a cgroup with children goes into a leaf `fildes-own` in it. Kills are counted up the tree.
+A delegated subtree is one whose directory and cgroup.subtree_control belong to us: as a unit of systemd with Delegate=
+has it, in which the first to look finds only itself, and goes into the leaf.
 """
 
 from __future__ import annotations
@@ -12,11 +13,22 @@ import os
 import time
 from typing import Final
 
-from fildes.kernel.cgroups import Hierarchy, Limits, make_directory, mounts, own_paths, place, read, signal_all, write
+from fildes.kernel.cgroups import (
+    PREFIX,
+    Hierarchy,
+    Limits,
+    make_directory,
+    mounts,
+    own_paths,
+    place,
+    read,
+    signal_all,
+    write,
+)
 from fildes.kernel.fds import Fd
 
 CONTROLLERS: Final = ("memory", "pids", "cpu")
-OWN: Final = "own"
+OWN: Final = f"{PREFIX}own"  # so that who is in it finds its way out: see `place`
 _PERIOD: Final = 100_000  # microseconds
 
 

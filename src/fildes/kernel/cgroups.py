@@ -189,9 +189,13 @@ def detect() -> Hierarchy | None:
 
 
 def place(own: str) -> str:
-    """The path, without any `fildes-…` and what is below it: where a node's tree goes."""
+    """The path, without any `fildes-…` and what is below it: where a node's tree goes.
+
+    What has a dot is none of ours, but a unit of systemd ("fildes-anna.service").
+    """
     parts = [part for part in own.split("/") if part]
-    inside = next((i for i, part in enumerate(parts) if part.startswith(PREFIX)), len(parts))
+    ours = (i for i, part in enumerate(parts) if part.startswith(PREFIX) and "." not in part)
+    inside = next(ours, len(parts))
     return "".join(f"/{part}" for part in parts[:inside])
 
 
