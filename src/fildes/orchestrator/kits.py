@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final
 
 from fildes.capabilities.files import grant as files
@@ -18,7 +20,7 @@ from fildes.kernel.cgroups import Cgroup
 from fildes.kernel.fds import Fd, close_all, seqpacket_pair, set_blocking
 from fildes.orchestrator import launch
 from fildes.wire import bus, drivers
-from fildes.wire.catalogue import Release
+from fildes.wire.catalogue import Grant, Release
 
 _WHY: Final = {
     "handle": "runtime: handle, to the orchestrator",
@@ -38,6 +40,7 @@ class Kit:
     held: dict[str, str] = field(default_factory=dict)
     cgroup: Cgroup | None = None
     entrances: list[Fd] = field(default_factory=list)  # by which the instance puts itself into the cgroup
+    secrets: str = ""  # their edition
 
     def close(self) -> None:
         close_all([self.ours, *self.given])
@@ -65,12 +68,8 @@ async def prepare(peer: Peer, release: Release) -> Kit:
     channel = await peer.ask("bus.channel", bus.Channel(release.id, instance, release.service, release.grants))
     try:
         for grant in release.grants:
-            kind = KINDS[grant.kind]
-            if kind.at_start:
-                options, whose = dict(grant.options), (release.id, release.service, release.owner)
-                opening = drivers.Open(grant.kind, grant.name, options, *whose)
-                answer = await peer.ask(f"{kind.driver}.open", opening, reply=drivers.Opened)
-                grants += [(grant.name, fd) for fd in answer.fds]
+            if KINDS[grant.kind].at_start:
+                grants += [(grant.name, fd) for fd in await _opened(peer, release, grant)]
     except BaseException:
         close_all([*channel.fds, *(fd for _, fd in grants)])
         raise
@@ -79,12 +78,44 @@ async def prepare(peer: Peer, release: Release) -> Kit:
     set_blocking(ours.fileno(), False)
     set_blocking(theirs.fileno(), False)
     kit = Kit(instance, ours, theirs, channel.fds[0], grants)
+    kinds = {grant.name: grant.kind for grant in release.grants}
+    kit.secrets = edition((name, fd) for name, fd in grants if kinds[name] == "secret")
     folders = _folders(release, kit)
     several = {f"grant:{name}" for name, _ in folders}
     named = [(what, fd) for what, fd in kit.named() if what not in several]
     kit.held = {fds.name(fd): _WHY.get(what, f"grant {what.removeprefix('grant:')}") for what, fd in named}
     kit.held |= {path: f"grant {name}" for name, path in folders} | places(release)
     return kit
+
+
+async def secrets_of(peer: Peer, release: Release) -> list[tuple[str, Fd]]:
+    """(grant, sealed copy) of each secret that it was granted: programs read theirs while they load. Raises Refused."""
+    opened: list[tuple[str, Fd]] = []
+    try:
+        for grant in release.grants:
+            if grant.kind == "secret":
+                opened += [(grant.name, fd) for fd in await _opened(peer, release, grant)]
+    except BaseException:
+        close_all([fd for _, fd in opened])
+        raise
+    return opened
+
+
+def edition(opened: Iterable[tuple[str, Fd]]) -> str:
+    """The same for the same secrets; "" for none."""
+    told = blake2b(digest_size=16)
+    some = False
+    for name, fd in opened:
+        some = True
+        value = os.pread(fd.fileno(), os.fstat(fd.fileno()).st_size, 0)
+        told.update(b"%d %d " % (len(name), len(value)) + name.encode() + value)
+    return told.hexdigest() if some else ""
+
+
+async def _opened(peer: Peer, release: Release, grant: Grant) -> list[Fd]:
+    whose = (release.id, release.service, release.owner)
+    opening = drivers.Open(grant.kind, grant.name, dict(grant.options), *whose)
+    return (await peer.ask(f"{KINDS[grant.kind].driver}.open", opening, reply=drivers.Opened)).fds
 
 
 def places(release: Release) -> dict[str, str]:

@@ -14,10 +14,11 @@ from typing import Final
 
 from fildes.capabilities.files import grant as files
 from fildes.capabilities.sqlite import grant as sqlite
+from fildes.kernel.fds import Fd
 from fildes.pack.base import PACKAGE, SITE, SITE_PACKAGES  # the view and the base pack have the same paths
 from fildes.sandbox.plan import Plan
 from fildes.sandbox.steps import CONTROL
-from fildes.sandbox.view import Bind, Directory, Entry, File, Filesystem, Link
+from fildes.sandbox.view import Bind, Copy, Directory, Entry, File, Filesystem, Link
 from fildes.wire.catalogue import Grant, Release
 
 _SHARED: Final = (
@@ -120,6 +121,15 @@ def _view(tree: str) -> Iterator[Entry]:
     yield File("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")
     yield File("/etc/passwd", "fildes:x:0:0::/tmp:/nonexistent\n")
     yield File("/etc/nsswitch.conf", "hosts: files\npasswd: files\n")
+
+
+def secret_places(opened: Sequence[tuple[str, Fd]]) -> list[Entry]:
+    """Where a program finds its secrets while it loads, as later; a mount of their own, which the ratchet detaches."""
+    if not opened:
+        return []
+    size = sum(os.fstat(fd.fileno()).st_size + 8192 for _, fd in opened)
+    folder = Filesystem("/run/secrets", "tmpfs", (("mode", "0755"), ("size", str(size))))
+    return [folder, *(Copy(f"/run/secrets/{name}", fd.fileno()) for name, fd in opened)]
 
 
 def _places(release: Release) -> Iterator[Entry]:

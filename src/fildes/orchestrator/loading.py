@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Loop
 from fildes.orchestrator import scale
 from fildes.orchestrator.instances import held_as_blob
-from fildes.orchestrator.kits import places
-from fildes.orchestrator.launch import BASE, keeps_files, load_profile
+from fildes.orchestrator.kits import edition, places, secrets_of
+from fildes.orchestrator.launch import BASE, keeps_files, load_profile, secret_places
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.zygotes import Launched, Zygote
 from fildes.wire import log
@@ -82,8 +83,18 @@ async def load(
             store.drop(key)
 
 
+_SECRETS: Final = "secrets"  # among what a zygote holds, in the store: they are in its memory
+
+
 def deposit(store: Store, release: Release, zygote: Zygote) -> None:
-    store.deposit(zygote_key(release, zygote), held_as_blob(zygote.held), zygote.descriptors)
+    held = zygote.held | ({_SECRETS: zygote.secrets} if zygote.secrets else {})
+    store.deposit(zygote_key(release, zygote), held_as_blob(held), zygote.descriptors)
+
+
+def remember(zygote: Zygote, blob: bytes) -> None:
+    """What `deposit` wrote about it."""
+    zygote.held = json.loads(blob)
+    zygote.secrets = zygote.held.pop(_SECRETS, "")
 
 
 async def _loaded(
@@ -102,6 +113,9 @@ async def _loaded(
         given["null"] = Fd.open("/dev/null", os.O_RDWR)
         cgroup = resources.cgroup_of(release, alone)
         entries, kept = await resources.trees_of(release)
+        opened = await secrets_of(peer, release)
+        kept += [fd for _, fd in opened]
+        entries += secret_places(opened)
         plan, program = resources.plan_of(release, tree, largest, entries), resources.program(load_profile(release))
         launched = Launched(plan, program, log_pipe.fileno(), cgroup)
         files = (time.monotonic() - began) * 1e3
@@ -109,6 +123,7 @@ async def _loaded(
         settings = _settings(release, resources.access_log)
         zygote = await Zygote.load(loop, launched, settings, sent, resources.exits, resources.load_limit, born=born)
         zygote.phases = {"files": files} | zygote.phases
+        zygote.secrets = edition(opened)
         zygote.held[fds.name(log_pipe.fileno())] = "runtime: its log"
         zygote.held |= places(release)
         return zygote

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -104,7 +103,7 @@ class Nursery:
         pidfd, control, listener = deposit.fds
         cgroup = self._resources.cgroup_of(self._release)
         zygote = Zygote.adopt(self._loop, control, pidfd, listener, cgroup, threads, self._resources.exits)
-        zygote.held = json.loads(deposit.blob)
+        loading.remember(zygote, deposit.blob)
         self._take_up(zygote)
 
     def _take_up(self, zygote: Zygote) -> None:

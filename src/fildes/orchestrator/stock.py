@@ -18,7 +18,9 @@ from fildes.wire.catalogue import Release
 
 
 class Stock:
-    """One kit at the most. `refused(text)` is called when a grant can't be opened."""
+    """One kit at the most. `refused(text)` is called when a grant can't be opened, `outdated()` when the zygote has
+    loaded with other secrets than an instance would get now.
+    """
 
     def __init__(
         self,
@@ -28,9 +30,10 @@ class Stock:
         resources: Resources,
         release: Release,
         refused: Callable[[str], object],
+        outdated: Callable[[], object],
     ) -> None:
         self._loop, self._peer, self._store, self._resources, self._release = loop, peer, store, resources, release
-        self._refused = refused
+        self._refused, self._outdated = refused, outdated
         self._kit: Kit | None = None
         self._filling: Task[None] | None = None
         self._edition = 0  # of what the grants open
@@ -76,6 +79,8 @@ class Stock:
                 kit.entrances = kit.cgroup.entrances()
             self._store.deposit(instance_key(self._release.id, kit.instance), held_as_blob(kit.held), [kit.ours])
             self._kit = kit
+            if kit.secrets != zygote.secrets:
+                self._loop.call_soon(self._outdated)
         except (Refused, OSError) as error:
             if kit is not None:
                 kit.close()

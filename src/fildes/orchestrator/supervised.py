@@ -50,7 +50,7 @@ class Supervised(Steered):
         )
         self.commands = Commands(loop, peer, store, resources, release)
         self.commands.on_empty = self._commands_over
-        self._stock = Stock(loop, peer, store, resources, release, self._no_kit)
+        self._stock = Stock(loop, peer, store, resources, release, self._no_kit, self._outdate)
         self.orders = Orders(
             loop,
             self._stock,
@@ -148,6 +148,15 @@ class Supervised(Steered):
         self.note = why
         self._log(why)
 
+    def _outdate(self) -> None:
+        """A secret was changed since the program was loaded, which may have read it: it is loaded anew, when nobody
+        runs.
+        """
+        if self.nursery.zygote is not None:
+            self.nursery.zygote.outdated = True
+        if not self.crew and not self.orders.waiting:
+            self._on_zygote_gone(expected=True)
+
     def _no_order(self, why: str) -> None:
         self.note = why
         self._on_zygote_gone()  # another order would fare no better
@@ -188,7 +197,10 @@ class Supervised(Steered):
             return
         if not self.crew and not self.orders.waiting:
             self._happened(event)
-        if self.nursery.threads > 1:
+        zygote = self.nursery.zygote
+        if zygote is not None and (
+            zygote.threads > 1 or (zygote.outdated and not self.crew and not self.orders.waiting)
+        ):
             self._on_zygote_gone(expected=True)
         else:
             self._prepare()

@@ -53,6 +53,8 @@ class Zygote:
         self.held: dict[str, str] = {}  # what it was given: name of the description → why
         self.threads = 1  # tasks that the program had when it said that it is loaded
         self.phases: dict[str, float] = {}
+        self.secrets = ""  # the edition of those that it could read while it loaded
+        self.outdated = False  # they are others now
         self._pidfd: Fd | None = None
         self._warden: Warden | None = None
         self._said: dict[str, Promise[tuple[dict[str, Any], list[Fd]]]] = {}

@@ -57,6 +57,24 @@ class File:
 
 
 @dataclass(frozen=True)
+class Copy:
+    """The bytes of `source`, a descriptor (borrowed), which nobody else may hold or see."""
+
+    path: str
+    source: int
+
+    def describe(self) -> str:
+        return f"{self.path}, a copy"
+
+    def make(self, root: int) -> None:
+        path = _with_parent(self.path, root)
+        with Fd.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444, dir_fd=root) as fd:
+            at = 0
+            while part := os.pread(self.source, 1 << 16, at):
+                at += os.write(fd.fileno(), part)
+
+
+@dataclass(frozen=True)
 class Bind:
     """A read-only, nosuid bind of `source`, with what is mounted below it; devices work only where it says so."""
 
