@@ -135,10 +135,13 @@ def test_snapshots_copy_every_field() -> None:
     )
     blob = msgspec.msgpack.encode(manifest)
     release = view.release(manifest, "1", "anna", 7, "current", "bb", "pp", "abi")
-    copied = snapshots.releases([("1", "shop", "anna", "asgi", blob, "bb", "pp", "abi", 7)])
-    assert msgspec.msgpack.decode(copied, type=list[Release]) == [release]
-    rights = snapshots.rights([("1", "shop", "anna", blob)])
-    assert msgspec.msgpack.decode(rights, type=list[Rights]) == [view.rights(release)]
+    row = ("1", "shop", "anna", "asgi", blob, "bb", "pp", "abi", 7)
+    many = 500  # more than one piece of it
+    copied = b"".join(snapshots.listed(many, snapshots.releases([row] * many)))
+    assert msgspec.msgpack.decode(copied, type=list[Release]) == [release] * many
+    (rights,) = snapshots.rights([("1", "shop", "anna", blob)])
+    assert msgspec.msgpack.decode(rights, type=Rights) == view.rights(release)
+    assert msgspec.msgpack.decode(b"".join(snapshots.listed(0, []))) == []
 
 
 def test_deltas_by_audience() -> None:

@@ -70,6 +70,7 @@ def _open(directory: int) -> sqlite3.Connection:
                 "journal_mode = WAL",
                 "synchronous = FULL",
                 "temp_store = MEMORY",
+                "cache_size = -1024",  # KiB; the kernel caches the file as well
                 "foreign_keys = ON",
                 "secure_delete = ON",
                 "trusted_schema = OFF",

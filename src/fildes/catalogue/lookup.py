@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -14,6 +15,7 @@ from fildes.catalogue.policy import Facts, Holder, Target, data_of, split
 from fildes.wire.catalogue import Login, Manifest, Policy, Release, ReleaseInfo, ServiceInfo, State
 
 _manifests: Final = msgspec.msgpack.Decoder(Manifest)
+_encoder: Final = msgspec.msgpack.Encoder()
 _policies: Final = msgspec.msgpack.Decoder(Policy)
 
 
@@ -57,13 +59,18 @@ class Lookup(Connection):
     def number(self) -> int:
         return int(self._value("SELECT value FROM counter WHERE name = 'number'"))
 
-    def snapshot(self, audience: str) -> bytes:
-        """The msgpack list for `audience`."""
+    def snapshot(self, audience: str) -> Iterator[bytes]:
+        """The msgpack list for `audience`, in pieces. Nothing may be changed before the last is taken."""
+        values: tuple[bool, ...] = ()
         if audience == "bus":
-            return snapshots.rights(self._rows(snapshots.RIGHTS))
-        if audience == "orchestrator":
-            return snapshots.releases(self._rows(snapshots.RELEASES))
-        return snapshots.routes(self._rows(snapshots.ROUTES, audience != "static"))
+            query, items = snapshots.RIGHTS, snapshots.rights
+        elif audience == "orchestrator":
+            query, items = snapshots.RELEASES, snapshots.releases
+        else:
+            query, items, values = snapshots.ROUTES, snapshots.routes, (audience != "static",)
+        count = self._value(f"SELECT count(*) FROM ({query})", *values)
+        with translated():
+            yield from snapshots.listed(count, items(self._db.execute(query, values)))
 
     # — looking —
 
@@ -159,18 +166,22 @@ class Lookup(Connection):
             )
         ]
 
-    def services(self, owner: str | None, listening: list[str]) -> list[ServiceInfo]:
-        rows = self._rows(
+    def services(self, owner: str | None, listening: list[str]) -> tuple[int, Iterator[bytes]]:
+        """How many, and the msgpack list of ServiceInfo in pieces, by name."""
+        query = (
             "SELECT r.service, r.owner, r.runtime, r.id, r.created, r.abi, r.manifest FROM release r "
-            "WHERE r.state = 'current' AND (?1 IS NULL OR r.owner = ?1) ORDER BY r.service",
-            owner,
+            "WHERE r.state = 'current' AND (?1 IS NULL OR r.owner = ?1)"
         )
-        found = []
-        for service, its_owner, runtime, id, created, abi, manifest in rows:
-            hosts = _hosts.decode(manifest).hosts
-            urls = view.urls(hosts, listening)
-            found.append(ServiceInfo(service, its_owner, runtime, id, hosts, urls, created, abi))
-        return found
+
+        def infos() -> Iterator[bytes]:
+            rows = self._db.execute(f"{query} ORDER BY r.service", (owner,))
+            for service, its_owner, runtime, id, created, abi, manifest in rows:
+                hosts = _hosts.decode(manifest).hosts
+                urls = view.urls(hosts, listening)
+                yield _encoder.encode(ServiceInfo(service, its_owner, runtime, id, hosts, urls, created, abi))
+
+        count = int(self._value(f"SELECT count(*) FROM ({query})", owner))
+        return count, snapshots.listed(count, infos())
 
     def has_object(self, digest: str) -> bool:
         return self._value("SELECT 1 FROM object WHERE hash = ?", digest) is not None

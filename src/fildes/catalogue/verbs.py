@@ -76,8 +76,7 @@ class Verbs:
     # — for the other daemons —
 
     async def subscribe(self, asked: Asked[wire.Subscribe]) -> tuple[wire.Snapshot, list[Fd]]:
-        data = self.db.snapshot(asked.sender)
-        return wire.Snapshot(self.db.number()), [memfd.sealed("catalogue", data)]
+        return wire.Snapshot(self.db.number()), [memfd.sealed_parts("catalogue", self.db.snapshot(asked.sender))]
 
     async def pack(self, asked: Asked[wire.Pack]) -> tuple[wire.Packed, list[Fd]]:
         found = self.db.find(asked.body.release)
@@ -130,8 +129,8 @@ class Verbs:
         return wire.ReleaseList(service, self.db.releases(service))
 
     async def services(self, asked: Asked[wire.Services]) -> tuple[wire.ServiceCount, list[Fd]]:
-        found = self.db.services(asked.body.owner, self._listening)
-        return wire.ServiceCount(len(found)), [memfd.sealed("services", msgspec.msgpack.encode(found))]
+        count, pieces = self.db.services(asked.body.owner, self._listening)
+        return wire.ServiceCount(count), [memfd.sealed_parts("services", pieces)]
 
     async def secret_set(self, asked: Asked[wire.SecretSet]) -> wire.Done:
         body = asked.body

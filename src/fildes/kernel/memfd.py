@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterable
 from typing import Final
 
 from fildes.kernel.fds import Fd
@@ -23,11 +24,17 @@ def create(name: str, flags: int = 0) -> Fd:
 
 def sealed(name: str, data: bytes) -> Fd:
     """A memfd holding `data` that nobody can change, positioned at its start."""
+    return sealed_parts(name, [data])
+
+
+def sealed_parts(name: str, parts: Iterable[bytes]) -> Fd:
+    """The same with what `parts` are together, which need not be in memory at once."""
     fd = create(name)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd.fileno(), view) :]
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                view = view[os.write(fd.fileno(), view) :]
         os.lseek(fd.fileno(), 0, os.SEEK_SET)
         fcntl.fcntl(fd.fileno(), fcntl.F_ADD_SEALS, F_SEAL_ALL)
     except BaseException:
