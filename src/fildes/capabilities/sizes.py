@@ -16,11 +16,11 @@ UNITS: Final = {
     "GB": 10**9,
     "TB": 10**12,
 }
-_SIZE: Final = re.compile(r"(\d{1,15})\s*([A-Za-z]*)", re.ASCII)
+SIZE: Final = re.compile(r"(\d{1,15})\s*([A-Za-z]*)", re.ASCII)
 
 
 def parse(text: str) -> int | None:
     """Bytes, None where `text` is no size: of "67108864", "64MiB", "64 MB"."""
-    found = _SIZE.fullmatch(text)
+    found = SIZE.fullmatch(text)
     unit = UNITS.get(found[2] or "B") if found is not None else None
     return int(found[1]) * unit if found is not None and unit is not None else None

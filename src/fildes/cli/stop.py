@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from fildes.cli import _render
-from fildes.cli._client import Client
-from fildes.cli._shared import state_of
+from fildes.cli._service import arguments, ask
+
+__all__ = ["HELP", "arguments", "run"]
 
 HELP = "end a service's instances until they are needed or started: fildes stop guestbook"
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="NAME")
-    parser.add_argument("--json", action="store_true")
-
-
 def run(args: argparse.Namespace) -> int:
-    with Client(state_of(args)) as node:
-        value, _ = node.ask("stop", {"service": args.service})
-    if args.json:
-        _render.print_json(value)
-    else:
-        again = (
-            f"it runs again after: fildes start {args.service}"
-            if value["stays"]
-            else "the next request starts it again"
-        )
-        print(f"{args.service}: {_render.count(value['instances'], 'instance')} ended; {again}")
-    return 0
+    def said(value: Any, instances: str) -> str:
+        start = f"it runs again after: fildes start {args.service}"
+        return f"{instances} ended; {start if value['stays'] else 'the next request starts it again'}"
+
+    return ask(args, "stop", said)

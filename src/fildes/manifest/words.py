@@ -9,6 +9,7 @@ import shlex
 from typing import Final
 
 from fildes.capabilities.connect.grant import address_of
+from fildes.capabilities.sizes import SIZE, UNITS
 from fildes.manifest.problems import quote
 
 SERVICE: Final = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -24,19 +25,7 @@ CPU: Final = (0.01, 1024.0)  # cores
 TIMEOUT: Final = (1.0, 86400.0)  # seconds
 MOST: Final = 1 << 20  # tasks, requests, instances, connections
 MEANT: Final = {"cpu": ("cores", "0.5 is half of one core"), "timeout": ("seconds", "")}
-UNITS: Final = {
-    "B": 1,
-    "KiB": 1 << 10,
-    "MiB": 1 << 20,
-    "GiB": 1 << 30,
-    "TiB": 1 << 40,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-}
 
-_SIZE = re.compile(r"(\d{1,15})\s*([A-Za-z]*)", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # RFC 3986 pchar without escapes: a prefix that could be written in two ways would be matched in one.
 _SEGMENT = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
@@ -57,7 +46,7 @@ def size(value: object) -> int:
     """Bytes of 67108864, "64MiB", "64 MB"."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    found = SIZE.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         raise Wrong(f'expected a size such as "64MiB" or a number of bytes, got {quote(value)}')
     unit = found[2] or "B"
