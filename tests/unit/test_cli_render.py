@@ -33,15 +33,16 @@ def test_milliseconds() -> None:
 SERVICE = {
     "service": "shop", "state": "running", "runtime": "asgi", "hosts": ["shop.localhost"], "starts": 3, "crashes": 1,
     "urls": ["http://shop.localhost:8080/"], "note": "ended by signal 9", "zygote": 11,
-    "instances": [{"id": "4f", "pid": 12, "started": 1000.0, "memory": 1_500_000}],
+    "most": 2, "spares": 0, "commands": [],
+    "instances": [{"id": "4f", "pid": 12, "started": 1000.0, "memory": 1_500_000, "stage": "full"}],
 }  # fmt: skip
 
 
 def test_services() -> None:
     lines = ps.services([SERVICE], 1065.0).splitlines()
-    assert lines[0].split() == ["SERVICE", "STATE", "RUNTIME", "PID", "MEMORY", "STARTS", "URL"]
-    assert "3, 1 crashes" in lines[1] and lines[1].endswith("http://shop.localhost:8080/")
-    assert lines[2].split() == ["4f", "1", "min", "5", "s", "12", "1.5", "MB"]
+    assert lines[0].split() == ["SERVICE", "STATE", "RUNTIME", "INSTANCES", "PID", "MEMORY", "STARTS", "URL"]
+    assert " 1/2 " in lines[1] and "3, 1 crashes" in lines[1] and lines[1].endswith("http://shop.localhost:8080/")
+    assert lines[2].split() == ["4f", "1", "min", "5", "s", "full", "12", "1.5", "MB"]
     assert lines[-1] == "shop: ended by signal 9"
     assert "fildes publish DIR" in ps.services([], 0)
 
