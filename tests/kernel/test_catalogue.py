@@ -233,7 +233,7 @@ def test_files_that_are_not_what_was_announced(bench: Bench) -> None:
     assert "regular file" in caught.value.text
     with refused("bundle"):
         bench.ask("publish", "publish", wire.Publish("anna", read, "0" * 64), [memfd.sealed("p", b"p")])
-    with refused("bundle"):
+    with refused("not-stored"):
         bench.ask("publish", "publish", wire.Publish("anna", read, "0" * 64))
     bench.consistent()
     assert bench.files() == set()

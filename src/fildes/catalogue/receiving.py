@@ -42,7 +42,7 @@ async def receive(db: Lookup, objects: Objects, body: Publish, fds: list[Fd], pi
     if not fds:
         pack = known(db, objects, body.owner, body.bundle, body.abi)
         if pack is None:
-            raise Refused("bundle", "the files of this bundle are not stored here: send them")
+            raise Refused("not-stored", "the files of this bundle are not stored here: send them")
         pin(body.bundle)
         pin(pack)
         files = Files(body.bundle, db.size(body.bundle), pack, db.size(pack))

@@ -150,9 +150,20 @@ class Publishing:
             if made is not None:  # not before: what an index lied about would be kept
                 self._scratch.keep_lock(self._key(order.owner, sources), made)
             message = catalogue.Publish(order.owner, taken.manifest, name, abi, order.ticket)
-            answer = await self._peer.ask(
-                "catalogue.publish", message, files, reply=catalogue.Published, timeout=CATALOGUE_SECONDS
-            )
+            try:
+                answer = await self._go_live(message, files)
+            except Refused as refused:
+                if files or refused.code != "not-stored":
+                    raise
+                # They were when we asked: the publish that brought them has failed since.
+                pack = await self._pack(job, order, sources, lock, tell)
+                answer = await self._go_live(message, [bundle.dup(), pack])
+        return answer
+
+    async def _go_live(self, message: catalogue.Publish, files: list[Fd]) -> catalogue.Published:
+        answer = await self._peer.ask(
+            "catalogue.publish", message, files, reply=catalogue.Published, timeout=CATALOGUE_SECONDS
+        )
         return answer.body
 
     def _begin(self) -> tuple[Job, Fd]:

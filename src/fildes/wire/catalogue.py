@@ -32,6 +32,7 @@ CODES: dict[str, str] = {
     "not-allowed": "the asker may not ask this, or the service is another owner's",
     "quota": "larger or more than the owner may have",
     "bundle": "the files sent are not what was announced, or cannot be read",
+    "not-stored": "no files were sent, and those of an earlier publish are not here, or not any more",
     "disk-full": "the disk that holds the state is full; nothing was changed",
     "state": "the database or a stored file cannot be used",
     "malformed": "a name or value that cannot be; the text says what was expected",

@@ -69,6 +69,7 @@ class Stage:
         self.current: dict[str, tuple[catalogue.Publish, bytes]] = {}
         self.messages: list[catalogue.Publish] = []
         self.refusal: Refused | None = None
+        self._forgets: list[list[str]] = []
         self.count = 0
 
     async def known(self, asked: Asked[catalogue.Known]) -> catalogue.Knowledge:
@@ -86,6 +87,10 @@ class Stage:
         body = asked.body
         if self.refusal is not None:
             raise self.refusal
+        if self._forgets and not asked.fds:
+            self._forgets.pop().append(body.bundle)
+            del self.stored[body.bundle, body.abi]
+            raise Refused("not-stored", "the files of this bundle are not stored here: send them")
         if asked.fds:
             bundle, pack = (os.pread(fd.fileno(), 1 << 28, 0) for fd in asked.fds)
             assert hashlib.sha256(bundle).hexdigest() == body.bundle
@@ -93,6 +98,12 @@ class Stage:
             self.current[body.manifest.name] = (body, bundle)
         self.messages.append(body)
         return catalogue.Published("4f1c", body.manifest.name, ["http://x.localhost/"])
+
+    def forgets_the_next(self) -> list[str]:
+        """The files of what is published next without any are gone; the list will have that bundle."""
+        gone: list[str] = []
+        self._forgets.append(gone)
+        return gone
 
     def run(self, coroutine: Coroutine[Any, Any, Any], seconds: float = 120) -> Any:
         task = self.loop.spawn(coroutine)

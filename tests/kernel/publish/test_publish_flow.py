@@ -46,6 +46,17 @@ def test_a_second_publish_sends_no_files(stage: Stage) -> None:
     assert len(stage.stored) == 1
 
 
+def test_files_that_were_known_and_are_gone_are_sent(stage: Stage) -> None:
+    """A publish asks while another one of the same files is being warmed; that one fails before it is its turn."""
+    stage.publish(PROGRAM)
+    stage.publish(PROGRAM | {"templates/a.html": "<h1>"})
+    gone = stage.forgets_the_next()
+    stage.publish(PROGRAM)
+    assert gone == [stage.messages[-1].bundle]
+    assert [step.text for step in stage.progress][-2] == "known already: nothing to install or to pack"
+    assert stage.pack()["/app/main.py"] == b"app = None\n"
+
+
 def test_a_folder_of_pages(stage: Stage) -> None:
     stage.publish({"index.html": "<p>hello"}, name="pages")
     assert stage.messages[0].manifest.runtime == "static" and stage.messages[0].abi == ""
