@@ -24,14 +24,18 @@ def run(args: argparse.Namespace) -> int:
     with Client(state_of(args)) as node:
         value, fds = node.ask("caps", {"service": args.service})
     pids = pids_of(value, fds)
-    connections = _connections()
+    connections: dict[str, str] | None = None
     for process in value["processes"]:
         place = process["pid"]
         process["pid"] = pids[place] if 0 <= place < len(pids) else None
         own = _own_sockets(process["pid"])
         for entry in process["fds"]:
             if not entry["why"] and entry["kind"] == "socket":
-                entry["why"] = connections.get(entry["target"]) or own.get(entry["target"], "")
+                entry["why"] = own.get(entry["target"], "")
+                if not entry["why"]:
+                    # Not before it is needed: a busy machine has tens of thousands of connections.
+                    connections = _connections() if connections is None else connections
+                    entry["why"] = connections.get(entry["target"], "")
     del value["pidfds"]
     if args.json:
         _render.print_json(value)
