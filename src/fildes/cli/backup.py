@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import sqlite3
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from fildes import __version__
-from fildes.cli import _archive
+from fildes.cli import _archive, _planting, _tree_reading, _trees
 from fildes.cli._client import Client, Refused
 from fildes.cli._shared import Trouble, state_of
 from fildes.kernel import memfd
@@ -24,6 +25,7 @@ from fildes.kernel.fds import Fd
 
 HELP = "write the whole node into one file while it runs; secrets only with --key"
 _TRIES = 3  # something may be removed while it is read
+_MOST = 2  # times the quota: so much may be in a tree, one after the other, while it is read
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,23 +43,47 @@ def run(args: argparse.Namespace) -> int:
         raise Trouble("where to? fildes backup FILE")
     key = _archive.read_key(args.key) if args.key else None
     state = Path(state_of(args))
-    with Client(str(state)) as node:
+    with _client(state) as node:
         for left in reversed(range(_TRIES)):
             try:
                 with _target(args.file) as file:
-                    size = _write(node, state, file, key)
+                    size, left_out = _write(node, state, file, key)
                 break
             except FileNotFoundError as error:
                 if not left or args.file == "-":
                     raise Trouble(f"{error.filename}: was removed while it was read; take the backup again") from error
             except OSError as error:
                 raise Trouble(f"{error.filename or args.file}: {error.strerror}; no backup was written") from error
+    for sentence in said:
+        print(sentence, file=sys.stderr)
     without = "" if key else ", without secrets (--key takes them along)"
     print(f"{args.file}: {size:,} bytes{without}", file=sys.stderr)
-    return 0
+    for name, why in left_out:
+        print(f"NOT in it: {name}: {why}", file=sys.stderr)
+    return 1 if left_out else 0
 
 
-def _write(node: Client, state: Path, file: IO[bytes], key: bytes | None) -> int:
+def _client(state: Path) -> Client:
+    try:
+        return Client(str(state))
+    except Trouble as trouble:
+        if not (state / "VERSION").exists():
+            raise
+        raise Trouble(
+            f"{trouble}\nWhile it is down the state directory itself can be copied, which takes everything along, "
+            f"the secrets too: cp -a --sparse=always {state} ELSEWHERE"
+        ) from trouble
+
+
+def _beside(target: str) -> str | None:
+    """Where there is room for what has to be measured before it is written: where the backup goes."""
+    return None if target == "-" else os.path.dirname(os.path.abspath(target))
+
+
+def _write(
+    node: Client, state: Path, file: IO[bytes], key: bytes | None, temporary: str | None
+) -> tuple[int, list[str]]:
+    """How many bytes it has, and what is to be said of it."""
     value, fds = node.ask("copy", {"secrets": key is not None})
     with contextlib.ExitStack() as stack:
         for fd in fds:
@@ -74,11 +100,11 @@ def _write(node: Client, state: Path, file: IO[bytes], key: bytes | None) -> int
         for digest in _objects(database):
             with open(state / "catalogue" / "objects" / digest, "rb") as source:
                 archive.add(f"objects/{digest}", source, os.fstat(source.fileno()).st_size)
-        _add_data(node, state / "data", archive)
+        left_out = _add_data(node, state / "data", archive)
         if key is not None:
             _add(archive, _archive.SECRETS, _archive.seal(key, _secrets(fds[1]), archive.header))
         archive.end()
-    return archive.size
+    return archive.size, left_out
 
 
 def _add(archive: _archive.Writer, name: str, data: bytes) -> None:
@@ -91,22 +117,75 @@ def _objects(database: bytes) -> list[str]:
         return [row[0] for row in connection.execute("SELECT hash FROM object ORDER BY hash")]
 
 
-def _add_data(node: Client, data: Path, archive: _archive.Writer) -> None:
-    """Every database as it is at one moment, copied by who may read it."""
-    for folder in sorted(data.glob("*/*/*")):
-        owner, service, grant = folder.parts[-3:]
-        name = f"data/{owner}/{service}/{grant}"
-        if (folder / "db").exists():
-            with tempfile.TemporaryFile() as copy:
-                question = {"owner": owner, "service": service, "grant": grant}
-                try:
-                    node.ask("copy-data", question, [Fd(os.dup(copy.fileno()))])
-                except Refused as refused:
-                    if refused.code == "not-found":  # nothing was written into it yet, or it is gone
-                        continue
-                    raise
-                copy.seek(0)
-                archive.add(f"{name}/db", copy, os.fstat(copy.fileno()).st_size)
+def _quotas(database: bytes) -> dict[tuple[str, str, str], int]:
+    """What the manifests of current releases say of trees: (owner, service, grant) → bytes."""
+    import msgspec
+
+    from fildes.capabilities.files import grant as files
+
+    found = {}
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.deserialize(database)
+        rows = connection.execute(
+            "SELECT owner, service, manifest FROM release WHERE state = 'current' AND instr(manifest, ?)", (b"files",)
+        )
+        for owner, service, manifest in rows:
+            for grant in msgspec.msgpack.decode(manifest).get("grants", ()):
+                if grant["kind"] == files.KIND.name:
+                    found[owner, service, grant["name"]] = files.quota_of(grant.get("options", {}))
+    return found
+
+
+def _add_data(
+    node: Client,
+    data: Path,
+    archive: _archive.Writer,
+    quotas: dict[tuple[str, str, str], int],
+    temporary: str | None,
+) -> list[str]:
+    """Every database as it is at one moment, copied by who may read it; every tree file by file."""
+    said: list[str] = []
+    for shelf in _trees.shelves(data):
+        name = f"data/{shelf.owner}/{shelf.service}/{shelf.grant}"
+        with tempfile.TemporaryFile(dir=temporary) as copy:
+            if "db" in shelf.names:
+                if _copy_database(node, shelf, copy):
+                    archive.add(f"{name}/db", copy, os.fstat(copy.fileno()).st_size)
+            elif _copy_tree(shelf, quotas.get(shelf[:3], 0), copy, said):
+                archive.add(f"{name}/{_planting.PACKED}", copy, os.fstat(copy.fileno()).st_size)
+    return said
+
+
+def _copy_database(node: Client, shelf: _trees.Shelf, copy: IO[bytes]) -> bool:
+    """Whether there is something in it."""
+    question = {"owner": shelf.owner, "service": shelf.service, "grant": shelf.grant}
+    try:
+        node.ask("copy-data", question, [Fd(os.dup(copy.fileno()))])
+    except Refused as refused:
+        if refused.code == "not-found":  # nothing was written into it yet, or it is gone
+            return False
+        raise
+    copy.seek(0)
+    return True
+
+
+def _copy_tree(shelf: _trees.Shelf, promised: int, copy: IO[bytes], said: list[str]) -> bool:
+    """Whether there is one; what could not be taken is said. `promised`: the quota, where no file system tells it."""
+    what = f"{shelf.grant} of {shelf.service}"
+    try:
+        with _trees.opened(shelf) as found:
+            if found is None:
+                return False
+            top, quota = found
+            packer = _tree_reading.Packer(copy, _MOST * quota or None)
+            packer.pack(top, quota or promised)
+    except _tree_reading.Crowded:
+        said.append(f"left out: all of {what}: it was written anew faster than it could be read; take the backup again")
+        return False
+    if packer.left_out:
+        said.append(f"left out: {packer.left_out} of {what}, such as {packer.example}")
+    copy.seek(0)
+    return True
 
 
 def _secrets(sealed: Fd) -> list[list[str]]:
@@ -126,11 +205,19 @@ def _target(name: str) -> Iterator[IO[bytes]]:
     path = Path(name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with open(os.open(temporary, flags, 0o600), "wb") as file:
+        try:  # a file without a name is gone with us, whoever kills us
+            number = os.open(path.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+                raise
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            number = os.open(temporary, flags, 0o600)
+        with open(number, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if not temporary.exists():
+                os.link(f"/proc/self/fd/{number}", temporary, follow_symlinks=True)
         os.rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

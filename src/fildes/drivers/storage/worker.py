@@ -95,13 +95,28 @@ def _open(path: str, words: str = "") -> sqlite3.Connection:
     return connection
 
 
+def _copy(source: sqlite3.Connection, target: sqlite3.Connection, patience: int) -> None:
+    """Raises Failed when one of them stays locked: Connection.backup by itself tries again for ever, and a program
+    may lock its database for as long as it likes. `patience`: tries after the first, a quarter of a second apart."""
+    left = patience
+
+    def watch(status: int, _remaining: int, _total: int) -> None:
+        nonlocal left
+        if status & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            left -= 1
+            if left < 0:
+                raise Failed("it is locked all the time: stop the service, and try again")
+
+    source.backup(target, progress=watch)
+
+
 def backup() -> None:
     """The database HERE, as it is at one moment, into the file OTHER. Writers wait, or with a WAL go on."""
     with contextlib.suppress(FileNotFoundError):
         os.truncate(OTHER, 0)  # what a killed forerunner wrote of it
     with contextlib.closing(_open(HERE)) as source, contextlib.closing(_open(OTHER)) as copy:
         copy.execute("PRAGMA journal_mode = OFF")
-        source.backup(copy)
+        _copy(source, copy, patience=0)  # each try waits for _BUSY already
     with open(OTHER, "r+b", buffering=0) as file:
         # What it was copied from may have had a log beside it; this has none, and shall be one file.
         if os.pread(file.fileno(), 2, 18) == bytes([_WAL, _WAL]):
@@ -141,6 +156,6 @@ def _restore() -> None:
             target.execute("PRAGMA journal_mode = DELETE")
         target.execute("BEGIN EXCLUSIVE")  # a backup would wait for ever where this says "locked"
         target.execute("ROLLBACK")
-        given.backup(target)
+        _copy(given, target, patience=80)
         if mode == "wal":
             target.execute("PRAGMA journal_mode = WAL")
