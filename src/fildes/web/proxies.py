@@ -31,9 +31,10 @@ Fields = list[tuple[bytes, bytes]]
 _v4_with_port = re.compile(rb"([0-9.]+):[0-9]{1,5}").fullmatch
 _v6_in_brackets = re.compile(rb"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?").fullmatch
 # RFC 7239 4: pairs of token "=" (token / quoted-string), joined by ";", in elements joined by ",". Tokens are read a
-# little wider: an address with a port is often sent without the quotes that it needs.
+# little wider: an address with a port is often sent without the quotes that it needs. Blanks are never given back
+# ("*+"): a sender must not have us try each division of thousands of them.
 _pair = re.compile(
-    rb'[ \t]*(?:([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:([^\s",;]+)|"((?:[^"\\]|\\.)*)"))?[ \t]*([;,]|$)'
+    rb'[ \t]*+(?:([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:([^\s",;]+)|"((?:[^"\\]|\\.)*)"))?[ \t]*+([;,]|\Z)'
 ).match
 
 
