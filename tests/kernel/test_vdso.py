@@ -150,6 +150,49 @@ def test_with_a_listener_installed_before_the_exec() -> None:
     assert seen == [libc.NR["execve"], libc.NR["getppid"]]
 
 
+def test_a_listener_is_handed_over_without_a_look_at_the_clock() -> None:
+    """A vDSO that has no clock to read (an unstable TSC) makes a call of it, which waits for the listener itself."""
+    ours, theirs = seqpacket_pair()
+    source = f"""
+import time
+from fildes.kernel import libc, process, seccomp
+from fildes.sandbox import steps
+process.set_no_new_privs()
+answered = seccomp.Clause(seccomp.RET_USER_NOTIF),
+program = seccomp.assemble({{libc.NR[name]: answered for name in ("clock_gettime", "gettimeofday")}}, seccomp.RET_ALLOW)
+steps.Filter("load").execute(steps.Room({theirs.fileno()}, 2, program, None, None, b"confined"))
+time.monotonic()
+"""
+
+    def launcher() -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                process.traceme()
+                os.set_inheritable(theirs.fileno(), True)
+                os.execv(sys.executable, [sys.executable, "-c", source])
+            finally:
+                os._exit(99)
+        process.hide_vdso_at_exec(pid)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    with ours:
+        with theirs:
+            child = forked.start(launcher, keep={theirs.fileno()})
+        if not select.select([ours.fileno()], [], [], 10)[0]:
+            child.kill()
+            pytest.fail("it waits for a listener that nobody has")
+        received = receive_with_fds(ours.fileno())
+    assert received.data == b"confined"
+    [listener] = received.fds
+    with listener:
+        while child.pipe not in select.select([listener.fileno(), child.pipe], [], [], 20)[0]:
+            if (notification := notify.receive(listener.fileno())) is None:
+                break
+            notify.proceed(listener.fileno(), notification.id)
+        assert child.result() == 0
+
+
 def test_as_pid_1_of_its_namespace() -> None:
     """A process that signals can't stop is still stopped for its tracer."""
 

@@ -48,7 +48,7 @@ def _room(control: int, log: int, program: bytes, cgroup: Cgroup | None, encode:
     def say(word: str, fds: Sequence[int] = (), **more: Any) -> None:
         send_with_fds(room.control, encode({"is": word, **more}), fds)
 
-    room = Room(control, log, program, cgroup, say)
+    room = Room(control, log, program, cgroup, say, encode({"is": "confined"}))
     return room
 
 

@@ -5,6 +5,7 @@ good, in the process that is to be confined. What exists only while it runs (des
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import resource
 import socket
@@ -14,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from fildes.kernel import landlock, mounts, namespaces, process, seccomp, vdso
 from fildes.kernel.cgroups import Cgroup
+from fildes.kernel.fds import send_with_fds
 from fildes.sandbox.view import Entry
 
 CONTROL: Final = 3  # the number under which the program finds its control socket
@@ -27,13 +29,16 @@ class Say(Protocol):
 
 @dataclass
 class Room:
-    """What steps share. `control` moves when the descriptors are arranged; `say(word, fds)` tells whoever ordered."""
+    """What steps share. `control` moves when the descriptors are arranged; `say(word, fds)` tells whoever ordered.
+    `confined` is a message, ready to be sent: see Filter.
+    """
 
     control: int
     log: int
     program: bytes
     cgroup: Cgroup | None
     say: Say
+    confined: bytes
 
 
 class Step(Protocol):
@@ -191,11 +196,15 @@ class Filter:
         return f"seccomp profile {self.profile}, its listener with the orchestrator"
 
     def execute(self, room: Room) -> None:
+        # Until the listener is there, nobody answers a call that waits for one. Reading a clock is such a call, where the
+        # vDSO can't (on a machine whose TSC is not stable), and Python 3.11 reads one for each lock that it takes: for
+        # the first json.dumps, say.
+        gc.disable()
         listener = seccomp.install(room.program, listener=True)
         if listener is None:
             raise OSError("seccomp gave no listener")
         with listener:
-            room.say("confined", [listener.fileno()])
+            send_with_fds(room.control, room.confined, [listener.fileno()])
 
 
 @dataclass(frozen=True)
