@@ -196,9 +196,9 @@ class Filter:
         return f"seccomp profile {self.profile}, its listener with the orchestrator"
 
     def execute(self, room: Room) -> None:
-        # Until the listener is there, nobody answers a call that waits for one. Reading a clock is such a call, where the
-        # vDSO can't (on a machine whose TSC is not stable), and Python 3.11 reads one for each lock that it takes: for
-        # the first json.dumps, say.
+        # Until the listener is there, nobody answers a call that waits for one. Reading a clock is such a call where
+        # the vDSO can't (on a machine whose TSC is not stable), and Python 3.11 reads one for each lock that it takes:
+        # for the first json.dumps, say.
         gc.disable()
         listener = seccomp.install(room.program, listener=True)
         if listener is None:
