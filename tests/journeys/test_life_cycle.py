@@ -309,7 +309,7 @@ def test_removed_and_published_again(herald: Herald) -> None:
     pids = [one["pid"] for one in told(herald.node, "ps", "herald")["services"][0]["instances"]]
     with Listener(herald.node, "logs", "herald", "-f") as log:
         log.hears("was asked for")
-        assert told(herald.node, "rm", "herald") == {"service": "herald", "releases": len(releases)}
+        assert told(herald.node, "rm", "herald") == {"service": "herald", "releases": len(releases), "kept": 0}
         assert log.ends() == 0, "there is nothing to follow any more"
     eventually(lambda: herald.node.request("/", host=HOST).status == 404)
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))

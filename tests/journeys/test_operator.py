@@ -66,7 +66,7 @@ def test_from_publish_to_rm(node: Node, tmp_path: Path) -> None:
     assert asked(node, "rollback", "shop")["release"] == listed[1]["release"]
     eventually(lambda: node.request("/", host="shop.localhost").body == b"one")
 
-    assert asked(node, "rm", "shop") == {"service": "shop", "releases": 2}
+    assert asked(node, "rm", "shop") == {"service": "shop", "releases": 2, "kept": 0}
     eventually(lambda: node.request("/", host="shop.localhost").status == 404)
     assert asked(node, "ps")["services"] == []
 

@@ -215,7 +215,7 @@ def test_a_kind_of_a_driver_is_opened_by_it_for_the_release_that_asked(stage: St
     shop = stage.program("shop", [key])
     secret = stage.call(lambda: shop.open("key"))
     assert secret.text() == "swordfish"
-    assert seen == [drivers.Open("secret", "key", {}, "r-shop", "shop")]
+    assert seen == [drivers.Open("secret", "key", {}, "r-shop", "shop", "anna")]
     assert stage.call(lambda: shop.open("key")) is secret  # asked once
     os.close(secret._fd)
 
