@@ -233,3 +233,20 @@ def test_what_gets_smaller_is_kept_smaller() -> None:
 def test_types_that_are_compressed_in_themselves_are_left_alone() -> None:
     assert all(map(compressible, ["/a.html", "/a.js", "/a.json", "/a.svg", "/a.wasm", "/a.ttf", "/a.rss"]))
     assert not any(map(compressible, ["/a.png", "/a.woff2", "/a.zip", "/a", "/a.mp4", "/a.gz"]))
+
+
+@pytest.mark.parametrize("pattern", ["/:a:b", "/:a-:b.html", "/x/*:a", "/:a*/y", "/" + ":a" * 600])
+def test_a_pattern_that_could_be_tried_in_many_ways_is_refused(pattern: str) -> None:
+    with pytest.raises(PagesError, match="not several"):
+        Redirects(f"{pattern}/x /y".encode())
+
+
+def test_what_a_client_wrote_is_not_multiplied() -> None:
+    rules = Redirects(b"/x/* /" + b":splat" * 300 + b" 302\n")
+    assert rules.find("/x/" + "a" * 20) == Target(302, "/" + "a" * 6000)
+    assert rules.find("/x/" + "a" * 2000) is None
+
+
+def test_few_rules_are_tried_one_after_another() -> None:
+    with pytest.raises(PagesError, match="at most 100"):
+        Redirects(b"".join(b"/%d/* /\n" % number for number in range(101)))

@@ -12,6 +12,7 @@ MAX_LINE: Final = 2000  # characters
 # What may stand in a path as it is: RFC 3986 pchar and "/". Everything else is written as %XX, in one way only.
 _SAFE: Final = "/!$&'()*+,;=:@-._~"
 _NAME: Final = re.compile(r":([A-Za-z][A-Za-z0-9_]{0,31})")
+_WILD: Final = re.compile(r"\*|:[A-Za-z][A-Za-z0-9_]{0,31}")
 
 
 class PagesError(ValueError):
@@ -59,6 +60,10 @@ class Pattern:
             raise ValueError("'*' may stand once in a path")
         if any(part in ("", ".", "..") for part in text.split("/")[1:-1]):
             raise ValueError("a path has no empty segments, and no '.' or '..'")
+        # Two side by side could share a segment out in many ways, and whoever asks for a path chooses how many are
+        # tried: one process does that for all sites of a node.
+        if any(len(_WILD.findall(part)) > 1 for part in text.split("/")):
+            raise ValueError("a segment of a path has one ':name' or one '*', not several")
         self.names: list[str] = []
         self.plain = ""
         if "*" not in text and not _NAME.search(text):

@@ -21,6 +21,8 @@ from fildes.pages.lines import PagesError, Pattern, canonical, filled, names_in,
 
 FILE: Final = "_redirects"
 MAX_RULES: Final = 2000
+MAX_OPEN: Final = 100  # of them, with names or a star: those are tried one after another
+MAX_TARGET: Final = 8192  # characters: a line may say a name, and so a client's words, many times
 MOVED: Final = frozenset({301, 302, 303, 307, 308})
 SERVED: Final = frozenset({200, 404, 410})
 _BEHIND: Final = "/?#[]@!$&'()*+,;=:%-._~"  # of a URL, what stays as it was written
@@ -58,6 +60,8 @@ class Redirects:
                 self._exact.setdefault(rule.pattern.plain, number)
             else:
                 self._open.append((number, rule))
+        if len(self._open) > MAX_OPEN:
+            raise PagesError(f"{FILE}: {len(self._open)} lines with ':name' or '*'; at most {MAX_OPEN} are read")
 
     def __len__(self) -> int:
         return len(self._rules)
@@ -80,7 +84,8 @@ class Redirects:
 
 def _target(rule: _Rule, path: str) -> Target | None:
     values = rule.pattern.match(path)
-    return None if values is None else Target(rule.status, filled(rule.to, values))
+    where = "" if values is None else filled(rule.to, values)
+    return Target(rule.status, where) if 0 < len(where) <= MAX_TARGET else None
 
 
 def _rule(line: int, text: str) -> _Rule:
