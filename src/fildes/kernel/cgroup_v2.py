@@ -1,7 +1,8 @@
 """cgroup v2 (Documentation/admin-guide/cgroup-v2.rst): one hierarchy for all controllers.
 
 Facts: a cgroup that gives controllers to its children may hold no process of its own, the root apart. So a
-process that is attached to a cgroup with children goes into a leaf `fildes-own` in it. Kills are counted up the tree.
+process that is attached to a cgroup with children goes into a leaf `fildes-own` in it. Kills are counted up the
+tree, and stay counted there when the child is removed.
 A delegated subtree is one whose directory and cgroup.subtree_control belong to us: as a unit of systemd with Delegate=
 has it, in which the first to look finds only itself, and goes into the leaf.
 """
@@ -33,6 +34,8 @@ _PERIOD: Final = 100_000  # microseconds
 
 
 class V2(Hierarchy):
+    keeps_counts = True
+
     def __init__(self, base: str, controllers: frozenset[str]) -> None:
         self._base = base
         self.controllers = controllers
@@ -112,6 +115,10 @@ def _give_controllers(directory: str, controllers: frozenset[str]) -> None:
     if not missing:
         return
     command = " ".join(f"+{name}" for name in sorted(missing))
+    # Before, not when it is refused: cpu and pids alone would be taken, and make of the children a kind of cgroup that
+    # processes can't be moved to ("domain invalid"). The top, which has no type, may hold processes.
+    if os.path.exists(f"{directory}/cgroup.type") and read(directory, "cgroup.procs"):
+        _move_to_leaf(directory)
     try:
         write(directory, "cgroup.subtree_control", command)
     except OSError as error:

@@ -80,6 +80,7 @@ class Hierarchy(ABC):
     def kill(self, path: str) -> None:
         """SIGKILL to every process in it and below, those just being forked too."""
 
+    keeps_counts = False  # whether `oom_kills` goes on counting what was in children that are removed
     freezes = True  # whether `set_frozen` can be called
 
     @abstractmethod
@@ -162,7 +163,7 @@ class Cgroup:
             except OSError as error:
                 if error.errno != errno.EBUSY or not _await_one_end(self.procs(), deadline):
                     raise
-        if self._parent is not None:
+        if self._parent is not None and not self._hierarchy.keeps_counts:
             self._parent._departed += counted
 
     def _count_before_removal(self) -> int:
