@@ -3,7 +3,8 @@
     fildes-backup.json               {"format", "fildes", "state", "uid_base", "created"}
     catalogue.db                     the database, without secrets
     objects/SHA256                   bundles and packs
-    data/OWNER/SERVICE/GRANT/FILE    what services keep
+    data/OWNER/SERVICE/GRANT/db      a database
+    data/OWNER/SERVICE/GRANT/tree.tar    a tree of files (_tree_reading.py)
     secrets                          with a key: a JSON list under ChaCha20-Poly1305 (RFC 8439), bound to the header
     end.json                         {"members": {name: [size, sha256]}}, of all before it
 
@@ -24,15 +25,16 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from fildes.cli._shared import Trouble
+from fildes.cli._tree_writing import DAMAGE, Bounded
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # 1 had no trees
 HEADER: Final = "fildes-backup.json"
 DATABASE: Final = "catalogue.db"
 SECRETS: Final = "secrets"
 END: Final = "end.json"
 _SMALL: Final = 64 << 20  # bytes of a member that is read into memory
 _NAMES: Final = re.compile(
-    r"catalogue\.db|secrets|objects/[0-9a-f]{64}|data(/(?!\.\.?/)[A-Za-z0-9_.@:-]{1,64}){3}/(db|image|quota)"
+    r"catalogue\.db|secrets|objects/[0-9a-f]{64}|data(/(?!\.\.?/)[A-Za-z0-9_.@:-]{1,64}){3}/(db|tree\.tar)"
 )
 _KEY: Final = re.compile(r"fildes-key-1 ([0-9a-f]{64})\s*")
 
@@ -82,17 +84,21 @@ class Reader:
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._name = name
         self._seen: dict[str, tuple[int, str]] = {}
+        self._file = Bounded(file)
+        source: Any = self._file
         try:
-            self._tar = tarfile.open(fileobj=file, mode="r|")  # noqa: SIM115
-            first = self._tar.next()
+            self._tar = tarfile.open(fileobj=source, mode="r|")  # noqa: SIM115
+            first = self._next()
             if first is None or first.name != HEADER or first.size > 1 << 16:
                 raise self._wrong("this is not a backup that fildes wrote")
             self.raw_header = self._take(first)
             header = json.loads(self.raw_header)
-        except (tarfile.TarError, OSError, ValueError) as error:
+        except (OSError, *DAMAGE) as error:
             raise self._wrong(f"this is not a backup that fildes wrote ({error})") from error
         numbers = ("format", "state", "uid_base")
         if not isinstance(header, dict) or not all(isinstance(header.get(number), int) for number in numbers):
+            raise self._wrong("this is not a backup that fildes wrote")
+        if not (header["format"] > 0 and header["state"] > 0 and 0 <= header["uid_base"] < 1 << 32):
             raise self._wrong("this is not a backup that fildes wrote")
         if header["format"] > FORMAT:
             raise self._wrong(f"it was written by fildes {header.get('fildes')}, in a form that this one can't read")
@@ -112,13 +118,17 @@ class Reader:
                     self._write(info, folder / info.name)
         except (tarfile.ReadError, EOFError) as error:
             raise self._wrong(f"it was cut off ({error}). Take the backup again, or find a whole copy") from error
-        except (tarfile.TarError, ValueError) as error:
+        except DAMAGE as error:
             raise self._wrong(f"it is damaged: {error}") from error
         return secrets
 
+    def _next(self) -> tarfile.TarInfo | None:
+        self._file.headers()
+        return self._tar.next()
+
     def _members(self) -> Iterator[tarfile.TarInfo]:
         """All but the last, which must agree with them."""
-        while (info := self._tar.next()) is not None:
+        while (info := self._next()) is not None:
             if info.name == END and info.isreg() and info.size <= _SMALL:
                 end = json.loads(self._take(info))
                 del self._seen[END]  # it speaks of those before it
@@ -155,6 +165,7 @@ class Reader:
             os.fsync(target.fileno())
 
     def _copy(self, info: tarfile.TarInfo, target: IO[bytes]) -> None:
+        self._file.content()
         source = self._tar.extractfile(info)
         digest, size = hashlib.sha256(), 0
         while source is not None and (data := source.read(1 << 20)):

@@ -27,6 +27,8 @@ HELP = "write the whole node into one file while it runs; secrets only with --ke
 _TRIES = 3  # something may be removed while it is read
 _MOST = 2  # times the quota: so much may be in a tree, one after the other, while it is read
 
+LeftOut = list[tuple[str, str]]  # what, and why
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", nargs="?", help="where to write it; '-' is standard output")
@@ -47,15 +49,13 @@ def run(args: argparse.Namespace) -> int:
         for left in reversed(range(_TRIES)):
             try:
                 with _target(args.file) as file:
-                    size, left_out = _write(node, state, file, key)
+                    size, left_out = _write(node, state, file, key, _beside(args.file))
                 break
             except FileNotFoundError as error:
                 if not left or args.file == "-":
                     raise Trouble(f"{error.filename}: was removed while it was read; take the backup again") from error
             except OSError as error:
                 raise Trouble(f"{error.filename or args.file}: {error.strerror}; no backup was written") from error
-    for sentence in said:
-        print(sentence, file=sys.stderr)
     without = "" if key else ", without secrets (--key takes them along)"
     print(f"{args.file}: {size:,} bytes{without}", file=sys.stderr)
     for name, why in left_out:
@@ -80,10 +80,8 @@ def _beside(target: str) -> str | None:
     return None if target == "-" else os.path.dirname(os.path.abspath(target))
 
 
-def _write(
-    node: Client, state: Path, file: IO[bytes], key: bytes | None, temporary: str | None
-) -> tuple[int, list[str]]:
-    """How many bytes it has, and what is to be said of it."""
+def _write(node: Client, state: Path, file: IO[bytes], key: bytes | None, temporary: str | None) -> tuple[int, LeftOut]:
+    """How many bytes it has, and what is not in it."""
     value, fds = node.ask("copy", {"secrets": key is not None})
     with contextlib.ExitStack() as stack:
         for fd in fds:
@@ -100,7 +98,7 @@ def _write(
         for digest in _objects(database):
             with open(state / "catalogue" / "objects" / digest, "rb") as source:
                 archive.add(f"objects/{digest}", source, os.fstat(source.fileno()).st_size)
-        left_out = _add_data(node, state / "data", archive)
+        left_out = _add_data(node, state / "data", archive, _quotas(database), temporary)
         if key is not None:
             _add(archive, _archive.SECRETS, _archive.seal(key, _secrets(fds[1]), archive.header))
         archive.end()
@@ -142,21 +140,21 @@ def _add_data(
     archive: _archive.Writer,
     quotas: dict[tuple[str, str, str], int],
     temporary: str | None,
-) -> list[str]:
-    """Every database as it is at one moment, copied by who may read it; every tree file by file."""
-    said: list[str] = []
+) -> LeftOut:
+    """Every database as it is at one moment, copied by who may read it; every tree file by file. What one program does
+    to its own keeps nobody else's from being saved."""
+    left_out: LeftOut = []
     for shelf in _trees.shelves(data):
-        name = f"data/{shelf.owner}/{shelf.service}/{shelf.grant}"
         with tempfile.TemporaryFile(dir=temporary) as copy:
             if "db" in shelf.names:
-                if _copy_database(node, shelf, copy):
-                    archive.add(f"{name}/db", copy, os.fstat(copy.fileno()).st_size)
-            elif _copy_tree(shelf, quotas.get(shelf[:3], 0), copy, said):
-                archive.add(f"{name}/{_planting.PACKED}", copy, os.fstat(copy.fileno()).st_size)
-    return said
+                if _copy_database(node, shelf, copy, left_out):
+                    archive.add(f"data/{shelf.path}/db", copy, os.fstat(copy.fileno()).st_size)
+            elif _copy_tree(shelf, quotas.get(shelf[:3], 0), copy, left_out):
+                archive.add(f"data/{shelf.path}/{_planting.PACKED}", copy, os.fstat(copy.fileno()).st_size)
+    return left_out
 
 
-def _copy_database(node: Client, shelf: _trees.Shelf, copy: IO[bytes]) -> bool:
+def _copy_database(node: Client, shelf: _trees.Shelf, copy: IO[bytes], left_out: LeftOut) -> bool:
     """Whether there is something in it."""
     question = {"owner": shelf.owner, "service": shelf.service, "grant": shelf.grant}
     try:
@@ -164,14 +162,16 @@ def _copy_database(node: Client, shelf: _trees.Shelf, copy: IO[bytes]) -> bool:
     except Refused as refused:
         if refused.code == "not-found":  # nothing was written into it yet, or it is gone
             return False
-        raise
+        if refused.code != "state":  # the program locks it for ever, or it is no database any more
+            raise
+        left_out.append((shelf.path, str(refused)))
+        return False
     copy.seek(0)
     return True
 
 
-def _copy_tree(shelf: _trees.Shelf, promised: int, copy: IO[bytes], said: list[str]) -> bool:
-    """Whether there is one; what could not be taken is said. `promised`: the quota, where no file system tells it."""
-    what = f"{shelf.grant} of {shelf.service}"
+def _copy_tree(shelf: _trees.Shelf, promised: int, copy: IO[bytes], left_out: LeftOut) -> bool:
+    """Whether there is one. `promised`: the quota, where no file system tells it."""
     try:
         with _trees.opened(shelf) as found:
             if found is None:
@@ -179,11 +179,14 @@ def _copy_tree(shelf: _trees.Shelf, promised: int, copy: IO[bytes], said: list[s
             top, quota = found
             packer = _tree_reading.Packer(copy, _MOST * quota or None)
             packer.pack(top, quota or promised)
+    except FileNotFoundError:  # removed
+        return False
     except _tree_reading.Crowded:
-        said.append(f"left out: all of {what}: it was written anew faster than it could be read; take the backup again")
+        text = "all of it: files were written anew faster than they could be read; take the backup again"
+        left_out.append((shelf.path, text))
         return False
     if packer.left_out:
-        said.append(f"left out: {packer.left_out} of {what}, such as {packer.example}")
+        left_out.append((shelf.path, f"{packer.left_out} of its files, such as {packer.example}"))
     copy.seek(0)
     return True
 
@@ -217,7 +220,8 @@ def _target(name: str) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
             if not temporary.exists():
-                os.link(f"/proc/self/fd/{number}", temporary, follow_symlinks=True)
+                with Fd.open(str(path.parent), os.O_RDONLY | os.O_DIRECTORY) as folder:
+                    os.link(f"/proc/self/fd/{number}", temporary.name, dst_dir_fd=folder.fileno())
         os.rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

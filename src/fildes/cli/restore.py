@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from fildes.cli import _archive
+from fildes.cli import _archive, _planting
 from fildes.cli._shared import Trouble, state_of
 from fildes.kernel.fds import Fd
 
+_FIRST_UID = 1000  # of services, above those of daemons
 HELP = "make a state directory out of a backup; then: fildes up"
 
 
@@ -33,20 +34,24 @@ def run(args: argparse.Namespace) -> int:
         raise Trouble(f"--state {state}: there is something already; name a directory that is empty or not there yet")
     try:
         with _opened(args.file) as file, _folder(state) as folder:
-            left_out = _restore(file, args.file, folder, key)
+            left_out, said = _restore(file, args.file, folder, key)
             if state.exists():
                 state.rmdir()
             os.rename(folder, state)
+    except sqlite3.Error as error:
+        raise Trouble(f"{args.file}: its catalogue can't be used: {error}; nothing was restored") from error
     except OSError as error:
         raise Trouble(f"{error.filename or state}: {error.strerror}; nothing was restored") from error
+    for sentence in said:
+        print(sentence)
     print(f"{state}: restored; start it: fildes up --state {state}")
     if left_out:
         print("its secrets stayed sealed: restore with --key, or set them again: fildes secret set SERVICE NAME")
     return 0
 
 
-def _restore(file: IO[bytes], name: str, folder: Path, key: bytes | None) -> bool:
-    """Fill `folder`. Whether its secrets were left out."""
+def _restore(file: IO[bytes], name: str, folder: Path, key: bytes | None) -> tuple[bool, list[str]]:
+    """Fill `folder`. Whether its secrets were left out, and what else is to be said."""
     from fildes.init import ground, layout, world
 
     archive = _archive.Reader(file, name)
@@ -69,14 +74,31 @@ def _restore(file: IO[bytes], name: str, folder: Path, key: bytes | None) -> boo
     opened = _archive.unseal(key, secrets, archive.raw_header) if key is not None and secrets else []
     with contextlib.closing(sqlite3.connect(catalogue / _archive.DATABASE)) as database, database:
         database.executemany("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?)", opened)
-        shift = (world.own_uids() or 0) - archive.header["uid_base"]
+        base = world.own_uids()
+        shift = (base or 0) - archive.header["uid_base"]
         if shift:  # this machine counts its uids from elsewhere
             for table in ("uid", "release"):
                 database.execute(f"UPDATE {table} SET uid = -1 - uid")  # none may be taken twice on the way
                 database.execute(f"UPDATE {table} SET uid = -1 - uid + ?", (shift,))
+        uids = _uids(database, name, base or 0)
+    try:
+        said = _planting.plant(folder / "data", None if base is None else uids)
+    except Trouble as trouble:
+        raise Trouble(f"{name}: {trouble}; nothing was restored") from trouble
     with Fd.open(str(folder), os.O_RDONLY | os.O_DIRECTORY) as directory:
         ground.write(directory.fileno(), "VERSION", f"{version}\n")
-    return bool(secrets) and key is None
+    return bool(secrets) and key is None, said
+
+
+def _uids(database: sqlite3.Connection, name: str, base: int) -> dict[tuple[str, str], int]:
+    """Whose the files of services are. None is the machine's own. Raises Trouble."""
+    uids = {(owner, service): uid for owner, service, uid in database.execute("SELECT owner, service, uid FROM uid")}
+    given = [uid for (uid,) in database.execute("SELECT uid FROM release")]
+    if any(
+        not isinstance(uid, int) or not base + _FIRST_UID <= uid < (1 << 32) - 1 for uid in [*uids.values(), *given]
+    ):
+        raise Trouble(f"{name}: its services are other users of this machine; nothing was restored")
+    return uids
 
 
 @contextmanager

@@ -43,17 +43,7 @@ class Image:
         return f"{self.path} can be written, and lasts: a file system of {self.quota:,} bytes"
 
     def make(self, root: int) -> None:
-        # Its own description: locks belong to those, and the one that came may be shared.
-        with Fd.open(f"/proc/self/fd/{self.lock}", os.O_RDONLY | os.O_DIRECTORY) as lock:
-            fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
-            device = loops.attached(self.image)
-            if device is None:
-                if not os.fstat(self.image).st_mode & _MADE:
-                    _make_filesystem(self.image)
-                device = loops.attach(self.image)
-            with device:
-                options = {"source": loops.path_of(device.fileno()), "discard": None, "errors": "remount-ro"}
-                mount = mounts.new_filesystem("ext4", options, _ATTRIBUTES | mounts.MOUNT_ATTR_NOATIME)
+        mount = mounted(self.image, self.lock, _ATTRIBUTES | mounts.MOUNT_ATTR_NOATIME)
         with mount:
             with Fd.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=mount.fileno()) as top:
                 if os.fstat(top.fileno()).st_uid != self.owner:
@@ -78,6 +68,30 @@ class Folder:
         with mounts.open_tree(self.source, mounts.OPEN_TREE_CLONE) as tree:
             mounts.set_attributes(tree.fileno(), _ATTRIBUTES)
             view.attach(tree.fileno(), self.path, root)
+
+
+def made(image: int) -> bool:
+    """Whether there is a whole file system in the file `image` (borrowed) yet."""
+    return bool(os.fstat(image).st_mode & _MADE)
+
+
+def mounted(image: int, lock: int, attributes: int) -> Fd:
+    """A detached mount of the file system in `image`, made if need be; one and the same for all who mount it.
+
+    `attributes` (MOUNT_ATTR_…) are this mount's own. Both descriptors are borrowed: `lock` is the directory in which
+    the image lies. Raises OSError.
+    """
+    # Its own description: locks belong to those, and the one that came may be shared.
+    with Fd.open(f"/proc/self/fd/{lock}", os.O_RDONLY | os.O_DIRECTORY) as own:
+        fcntl.flock(own.fileno(), fcntl.LOCK_EX)
+        device = loops.attached(image)
+        if device is None:
+            if not made(image):
+                _make_filesystem(image)
+            device = loops.attach(image)
+        with device:
+            options = {"source": loops.path_of(device.fileno()), "discard": None, "errors": "remount-ro"}
+            return mounts.new_filesystem("ext4", options, attributes)
 
 
 def _make_filesystem(image: int) -> None:
