@@ -59,7 +59,7 @@ def test_an_upgrade_keeps_everything_but_the_code(puppets: Puppets, copy: Path) 
     finally:
         door.socket.close()
         os.close(reader)
-    assert node.stop() < 1.5
+    node.stop()
 
 
 def test_code_that_does_not_load_is_not_taken(puppets: Puppets, copy: Path) -> None:
@@ -93,4 +93,4 @@ def test_sigterm_in_the_middle_of_an_upgrade_is_not_lost(puppets: Puppets) -> No
         began = time.monotonic()
         # The moment is what is tested; there is nothing to wait on.
         eventually(lambda began=began, delay=delay: time.monotonic() - began >= delay)
-        assert node.stop() < 3.0
+        node.stop()  # which is an error where it takes long

@@ -1,58 +1,48 @@
-"""The framework's code runs in the zygote, with a program of ours; whatever happens in it, loading goes on."""
+"""Programs of ours on the framework that a program uses: they answer what an instance's rehearsed life asks of them."""
 
 from __future__ import annotations
 
-import asyncio
+import importlib
 import sys
 import threading
-import types
 from typing import Any
 
 import pytest
 
-from fildes.runtime import frameworks
+from fildes.runtime import asgi, frameworks, warm
 
 
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+@pytest.mark.parametrize("name", ["fastapi", "starlette", ""])
+def test_each_request_is_answered(name: str) -> None:
+    if name:
+        pytest.importorskip(name)
+        importlib.import_module(f"{name}.routing")
+    program = getattr(frameworks, f"_of_{name}")() if name else warm.nobodys
     said: list[Any] = []
 
-    async def send(message: dict[str, Any]) -> None:
-        said.append(message.get("body") or message.get("status") or message["type"])
+    async def heard(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        async def told(message: dict[str, Any]) -> None:
+            said.append((scope.get("method", ""), scope.get("path", ""), message.get("status", message["type"])))
+            await send(message)
 
-    monkeypatch.setattr(frameworks, "_send", send)
-    return said
+        await program(scope, receive, told)
 
-
-EXPECTED = ["lifespan.startup.complete", "lifespan.shutdown.complete", 200, 200, 200]
-
-
-@pytest.mark.parametrize("name", ["fastapi", "starlette"])
-def test_each_request_is_answered(name: str, said: list[Any]) -> None:
-    pytest.importorskip(name)
-    frameworks._drive(getattr(frameworks, f"_of_{name}"))
-    assert [one for one in said if not isinstance(one, bytes)] == EXPECTED * frameworks.ROUNDS
-    assert said[-1] in (b'{"key":[1,"value"]}', b'{"key": [1, "value"]}')
+    warm.live(asgi._new_loop(), heard, asgi._practised)
+    assert [one for one in said if not one[0]] == [
+        ("", "", "lifespan.startup.complete"),
+        ("", "", "lifespan.shutdown.complete"),
+    ]
+    asked = [one for one in said if isinstance(one[2], int)]
+    other = 404 if name == "starlette" else 200  # it has no models
+    assert {("GET", "/", 200), ("GET", "/items/7", 200), ("GET", "/model", other)} <= set(asked)
     assert threading.active_count() == 1  # a zygote with threads can't be forked
 
 
-def test_nothing_without_a_framework(monkeypatch: pytest.MonkeyPatch, said: list[Any]) -> None:
+def test_only_what_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith(("fastapi", "starlette"))]:
         monkeypatch.delitem(sys.modules, name)
-    frameworks.warm()
-    assert said == []
-
-
-def test_one_that_is_something_else_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fastapi", types.ModuleType("fastapi"))
-    frameworks.warm()
-
-
-def test_one_that_never_answers_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def stuck(*_: object) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(frameworks, "LIMIT", 0.01)
-    monkeypatch.setitem(sys.modules, "fastapi", types.ModuleType("fastapi"))
-    monkeypatch.setattr(frameworks, "_of_fastapi", lambda: stuck)
-    frameworks.warm()
+    assert frameworks.programs() is None
+    monkeypatch.setitem(sys.modules, "starlette.routing", sys)
+    assert frameworks.programs() is frameworks._of_starlette
+    monkeypatch.setitem(sys.modules, "fastapi", sys)
+    assert frameworks.programs() is frameworks._of_fastapi
