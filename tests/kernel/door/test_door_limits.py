@@ -59,6 +59,7 @@ def test_two_slow_services_leave_room_for_a_third(small, kit):
 
     try:
         send("a.test", 64)
+        kit.until(lambda: small.counted("aaaa").queued == 64)  # else some of b's may come before them
         send("b.test", 40)
         kit.until(lambda: small.counted("bbbb").waiting == 8)
         got = []
