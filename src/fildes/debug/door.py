@@ -23,6 +23,7 @@ from fildes.wire.debug import MAX_DATAGRAM, MAX_FDS, MAX_INLINE, Answer, Ask, Fa
 
 MAX_CONNECTIONS: Final = 64
 MAX_OF_ONE: Final = 8  # of them, for one that is no operator
+MAX_OF_OTHERS: Final = 40  # of them, for all who are no operators: those shall always get in
 MAX_ASKS: Final = 16  # at once on a connection
 MAX_QUEUED: Final = 256  # messages to one that does not read
 
@@ -86,12 +87,14 @@ class Door:
         fd = Fd(sock.detach())
         os.set_blocking(fd.fileno(), False)
         uid = credentials.of_peer(fd.fileno()).uid
-        connection = Connection(self, fd, uid)
+        connection = Connection(self, fd, uid, operator=is_operator(uid, self._operator, self._overflow))
         self._open.add(connection)
         if len(self._open) > MAX_CONNECTIONS:
             connection.refuse("busy", f"{MAX_CONNECTIONS} are connected already; try again in a moment")
-        elif is_operator(uid, self._operator, self._overflow):
+        elif connection.operator:
             connection.let_in(None)
+        elif sum(not other.operator for other in self._open) > MAX_OF_OTHERS:
+            connection.refuse("busy", f"{MAX_OF_OTHERS} connections of owners are open already; try again in a moment")
         elif sum(other.uid == uid for other in self._open) > MAX_OF_ONE:
             connection.refuse("busy", f"{MAX_OF_ONE} connections of uid {uid} are open already; try again in a moment")
         else:
@@ -123,8 +126,8 @@ class Door:
 class Connection:
     """Nothing is read from it before `let_in`."""
 
-    def __init__(self, door: Door, fd: Fd, uid: int) -> None:
-        self._door, self._fd, self.uid = door, fd, uid
+    def __init__(self, door: Door, fd: Fd, uid: int, *, operator: bool) -> None:
+        self._door, self._fd, self.uid, self.operator = door, fd, uid, operator
         self._admitted = False
         self._owner: str | None = None
         self._tasks: dict[int, tuple[Task[None], Call]] = {}

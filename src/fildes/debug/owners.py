@@ -63,6 +63,7 @@ class Owners:
                 raise Refused("not-allowed", f"you are {owner} here, and can't ask for {body['owner']}")
             call.body = msgspec.Raw(_encoder.encode(body | {"owner": owner}))
         elif share is Share.SERVICE:
+            call.body = msgspec.Raw(_encoder.encode(body))  # nothing twice in it: what was looked at is what is asked
             try:
                 question = catalogue.Releases(body["service"], owner)
                 await self._peer.ask("catalogue.releases", question, reply=catalogue.ReleaseList)

@@ -27,10 +27,16 @@ class AskDatabase(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Storing:
-    """`owner_of(service)`: whose it is, or would be."""
+    """`owner_of(service)`: whose it is, or would be. `quota_of(service, grant)`: of a database that the service has
+    now; None of what it has no longer."""
 
-    def __init__(self, peer: Peer, owner_of: Callable[[str], Awaitable[str]]) -> None:
-        self._peer, self._owner_of = peer, owner_of
+    def __init__(
+        self,
+        peer: Peer,
+        owner_of: Callable[[str], Awaitable[str]],
+        quota_of: Callable[[str, str], Awaitable[int | None]],
+    ) -> None:
+        self._peer, self._owner_of, self._quota_of = peer, owner_of, quota_of
 
     def table(self) -> dict[str, Handler]:
         return {"db-list": self.look, "db-backup": self.backup, "db-restore": self.restore}
@@ -51,7 +57,10 @@ class Storing:
     async def restore(self, call: Call) -> Reply:
         """The service's instances end first: what they remember of the database is no longer true."""
         body: AskDatabase = call.read(AskDatabase)
-        message = storage.Restore(await self._whose(call, body.service), body.service, body.grant)
+        quota = await self._quota_of(body.service, body.grant)
+        if quota is None and call.owner is not None:
+            raise Refused("not-found", f"{body.service} has no database under the grant {body.grant!r}")
+        message = storage.Restore(await self._whose(call, body.service), body.service, body.grant, quota or 0)
         fds = call.take_fds(1)
         await self._stop(body.service)
         answer = await self._peer.ask("storage.restore", message, fds, reply=storage.Copied, timeout=LONG)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from fildes.capabilities.sqlite import grant as sqlite
 from fildes.daemon.abi import foreign, sentence
 from fildes.daemon.peer import Peer, Refused
 from fildes.daemon.store import Store
@@ -81,7 +82,7 @@ class Verbs:
     def __init__(self, peer: Peer, store: Store) -> None:
         self._peer, self._store = peer, store
         self._tickets: dict[str, Call] = {}
-        self._storing = Storing(peer, self._owner)
+        self._storing = Storing(peer, self._owner, self._quota)
         peer.on_event("debug.progress", Progress, lambda asked: self._progress(asked.body))
 
     def table(self) -> dict[str, Handler]:
@@ -281,6 +282,7 @@ class Verbs:
 
     async def logs(self, call: Call) -> Reply:
         body: log.Read = call.read(log.Read)
+        body.owner = call.owner
         # The log driver knows names of files, not who exists: a misspelt name would be a silent wait.
         try:
             await self._peer.ask("catalogue.releases", catalogue.Releases(body.service), reply=catalogue.ReleaseList)
@@ -357,6 +359,14 @@ class Verbs:
         """Whose the service is; of one that is not there yet, whose it would be if it were published now."""
         owners = [info.owner for info in await self._infos() if info.service == service]
         return owners[0] if owners else DEFAULT_OWNER
+
+    async def _quota(self, service: str, grant: str) -> int | None:
+        """Bytes that a database of a service may have; None if it has none of that name now."""
+        for state in (await self._states(service)).services:
+            for granted in state.grants:
+                if (granted.name, granted.kind) == (grant, "sqlite") and "of" not in granted.options:
+                    return sqlite.quota_of(granted.options)
+        return None
 
     async def policy(self, call: Call) -> Reply:
         body: AskPolicy = call.read(AskPolicy)

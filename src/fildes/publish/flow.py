@@ -30,6 +30,7 @@ from fildes.wire.publish import Cancel, Clean, Cleaned, Lock, Progress, Publish,
 
 AT_ONCE: Final = 3
 MAX_QUEUE: Final = 32
+MAX_OF_ONE: Final = MAX_QUEUE // 2  # owner, under way and waiting
 UNPACK_SECONDS: Final = 120.0
 BUNDLE_SECONDS: Final = 120.0
 CATALOGUE_SECONDS: Final = 86400.0  # it has limits of its own: the program loads, its commands run
@@ -61,6 +62,7 @@ class Publishing:
         self._loop, self._peer, self._scratch, self._resolver = loop, peer, scratch, resolver
         self._turns = Turns(loop, AT_ONCE)
         self._running: dict[str, Task[catalogue.Published]] = {}
+        self._owners: dict[str, str] = {}  # ticket → whose it is
 
     async def publish(self, asked: Asked[Publish]) -> catalogue.Published:
         """publish.publish. Raises Refused."""
@@ -92,13 +94,19 @@ class Publishing:
             raise Refused("busy", f"{MAX_QUEUE} publishes are waiting already; try again in a minute")
 
     async def _run(self, order: Order, archive: Fd) -> catalogue.Published:
+        if sum(owner == order.owner for owner in self._owners.values()) >= MAX_OF_ONE:
+            archive.close()
+            raise Refused(
+                "busy", f"{MAX_OF_ONE} publishes of {order.owner} are under way already; wait for one of them"
+            )
         task = self._running[order.ticket] = self._loop.spawn(self._one(order, archive))
+        self._owners[order.ticket] = order.owner
         try:
             return await task
         except Cancelled as error:
             raise Refused("cancelled", "whoever asked for this publish is gone; nothing was changed") from error
         finally:
-            del self._running[order.ticket]
+            del self._running[order.ticket], self._owners[order.ticket]
 
     async def clean(self, asked: Asked[Clean]) -> Cleaned:
         """publish.clean. Raises Refused: not while somebody publishes, who may be about to use what is there."""

@@ -25,12 +25,14 @@ class Append(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Read(msgspec.Struct, forbid_unknown_fields=True):
-    """The last `lines` lines, oldest first; with `follow` what is written from then on, until the reader closes."""
+    """The last `lines` lines, oldest first; with `follow` what is written from then on, until the reader closes.
+    `owner`: who reads, where that is no operator; an owner may have so many readers at once, and no more."""
 
     service: str
     lines: int = 200
     follow: bool = False
     known: bool = True  # False: perhaps nobody has that name; refused ("not-found") when there is no line of it
+    owner: str | None = None
 
 
 class Forget(msgspec.Struct, forbid_unknown_fields=True):

@@ -54,9 +54,12 @@ class Backup(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Restore(msgspec.Struct, forbid_unknown_fields=True):
+    """`most`: bytes that the database may have; 0: as many as there are."""
+
     owner: str
     service: str
     grant: str
+    most: int = 0
 
 
 class Copied(msgspec.Struct, forbid_unknown_fields=True):

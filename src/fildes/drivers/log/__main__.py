@@ -25,6 +25,8 @@ from fildes.kernel.loop import Loop
 from fildes.wire import log as wire
 
 _READERS: Final = 128
+_READERS_OF_OWNERS: Final = 96  # of them, so that operators can always read
+_READERS_OF_ONE: Final = 16  # owner
 _MOST_LINES: Final = 1_000_000
 
 
@@ -42,6 +44,7 @@ class _Following(msgspec.Struct, array_like=True):
     service: str
     segment: int
     offset: int
+    owner: str | None = None
 
 
 class Log:
@@ -78,13 +81,18 @@ class Log:
     async def read(self, asked: Asked[wire.Read]) -> tuple[Empty, list[Fd]]:
         service = asked.body.service
         self._check(service)
-        if len(self._readers) >= _READERS:
-            raise Refused("busy", f"{_READERS} readers are being told logs already; try again later")
+        owner = asked.body.owner
+        most = _READERS if owner is None else _READERS_OF_OWNERS
+        if len(self._readers) >= most:
+            raise Refused("busy", f"{most} readers are being told logs already; try again later")
+        if owner is not None and sum(reader.owner == owner for reader in self._readers.values()) >= _READERS_OF_ONE:
+            raise Refused("busy", f"{_READERS_OF_ONE} readers of yours are being told logs already; close one first")
         if not asked.body.known and service not in self._files.services():
             raise Refused("not-found", f"there is no service {service!r}; those there are: fildes ps")
         start = self._files.tail(service, min(max(0, asked.body.lines), _MOST_LINES))
         ours_reads, ours = open_log()
-        self._tell(self._key("reader"), service, ours, start, None if asked.body.follow else self._files.end(service))
+        until = None if asked.body.follow else self._files.end(service)
+        self._tell(self._key("reader"), service, owner, ours, start, until)
         return Empty(), [ours_reads]
 
     async def forget(self, asked: Asked[wire.Forget]) -> None:
@@ -108,7 +116,7 @@ class Log:
                 self._listen(key, mine.service, mine.release, Fd(fds[0].take()))
             else:
                 at = msgspec.msgpack.decode(blob, type=_Following)
-                self._tell(key, at.service, Fd(fds[0].take()), Place(at.segment, at.offset), None)
+                self._tell(key, at.service, at.owner, Fd(fds[0].take()), Place(at.segment, at.offset), None)
             close_all(fds)
 
     def _listen(self, key: str, service: str, release: str, fd: Fd) -> None:
@@ -125,16 +133,17 @@ class Log:
         del self._sources[key]
         self._store.drop(key)
 
-    def _tell(self, key: str, service: str, pipe: Fd, start: Place, until: Place | None) -> None:
+    def _tell(self, key: str, service: str, owner: str | None, pipe: Fd, start: Place, until: Place | None) -> None:
         def moved(place: Place) -> None:
             if until is None:
-                self._store.deposit(key, msgspec.msgpack.encode(_Following(service, *place)), [pipe])
+                self._store.deposit(key, msgspec.msgpack.encode(_Following(service, *place, owner)), [pipe])
 
         moved(start)
         self._readers[key] = Reader(
             self._loop,
             self._files,
             service,
+            owner,
             pipe,
             start,
             until,

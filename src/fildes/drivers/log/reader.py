@@ -26,6 +26,7 @@ class Reader:
         loop: Loop,
         files: Files,
         service: str,
+        owner: str | None,
         pipe: Fd,
         start: Place,
         until: Place | None,
@@ -33,7 +34,7 @@ class Reader:
         on_moved: Callable[[Place], object],
         on_end: Callable[[], object],
     ) -> None:
-        self.service = service
+        self.service, self.owner = service, owner
         self._loop, self._files, self._pipe = loop, files, pipe
         self._place, self._until = start, until
         self._on_moved, self._on_end = on_moved, on_end

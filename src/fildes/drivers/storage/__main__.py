@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from fildes.capabilities.files.driver import open_tree
 from fildes.capabilities.sqlite import grant as sqlite
-from fildes.capabilities.sqlite.driver import open_database
+from fildes.capabilities.sqlite.driver import FILE, open_database
 from fildes.daemon.peer import Asked, Peer, Refused
 from fildes.daemon.start import Inheritance, confine
 from fildes.daemon.store import Store
@@ -97,13 +97,16 @@ class Storage:
         try:
             if not os.fstat(given.fileno()).st_size:
                 raise Refused("bundle", "the file is empty: it is no database")
+            most, size = asked.body.most, os.fstat(given.fileno()).st_size
+            if most and size > most:
+                raise Refused("quota", f"the file has {size:,} bytes, and {what} may have {most:,}: see its quota")
             try:
                 check = {worker.OTHER: (given.fileno(), False)}
                 await worker.run(self._loop, self._program, check, worker.check)
             except worker.Failed as failed:
                 raise Refused("bundle", f"the file is not a sound database: {failed}; nothing was changed") from failed
             files = worker.database(worker.HERE, fds, writable=True) | check
-            await worker.run(self._loop, self._program, files, worker.restore)
+            await worker.run(self._loop, self._program, files, lambda: worker.restore(most))
             return wire.Copied(os.fstat(fds[0].fileno()).st_size)
         except worker.Failed as failed:
             raise Refused("state", f"{what} could not be restored: {failed}; it is as it was") from failed
@@ -116,6 +119,7 @@ class Storage:
     def _database(self, of: wire.Backup | wire.Restore) -> list[Fd]:
         try:
             with self._shelves.open(of.owner, of.service, of.grant) as directory:
+                os.stat(FILE, dir_fd=directory.fileno())  # nothing is made in the directory of a tree
                 return open_database(directory.fileno(), writable=True)
         except FileNotFoundError as error:
             there = ", ".join(shelf.grant for shelf in self._shelves.look(of.owner, of.service)) or "none"

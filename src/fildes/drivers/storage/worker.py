@@ -132,28 +132,32 @@ def check() -> None:
             raise Failed(f"it is damaged: {verdict}")
 
 
-def restore() -> None:
+def restore(most: int = 0) -> None:
     """The database HERE becomes the file OTHER, in one transaction of SQLite's: killed at any time, it is either.
+    `most`: bytes that it may have then; 0: as many as there are.
 
     Who has it open sees the change. What can't be opened as a database is thrown away first.
     """
     check()
     try:
-        _restore()
+        _restore(most)
     except sqlite3.OperationalError:  # it is locked, or there is no room
         raise
     except sqlite3.DatabaseError:
         for suffix in SUFFIXES:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(HERE + suffix)
-        _restore()
+        _restore(most)
 
 
-def _restore() -> None:
+def _restore(most: int) -> None:
     with contextlib.closing(_open(OTHER, "?mode=ro&immutable=1")) as given, contextlib.closing(_open(HERE)) as target:
         (mode,) = target.execute("PRAGMA journal_mode").fetchone()
         if mode == "wal":  # its pages could not change their size
             target.execute("PRAGMA journal_mode = DELETE")
+        if most:  # looked at while it is written: who gave the file may write into it meanwhile
+            (page,) = given.execute("PRAGMA page_size").fetchone()
+            target.execute(f"PRAGMA max_page_count = {max(1, most // page)}")
         target.execute("BEGIN EXCLUSIVE")  # a backup would wait for ever where this says "locked"
         target.execute("ROLLBACK")
         _copy(given, target, patience=80)
