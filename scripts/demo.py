@@ -128,7 +128,7 @@ def _publish(node: Node, report: Report) -> None:
     for name in NAMES:
         with report.step(name, "published") as said:
             published = _told(node, "publish", str(EXAMPLES / name))
-            where = next(iter(published["urls"]), "(no address: for the shop only)")
+            where = next(iter(published["urls"]), "(no address: other services only)")
             said.append(f"{where:<37} {_phases(published['phases'])}")
     with report.step("guestbook", "published again") as said:
         if not _told(node, "publish", str(EXAMPLES / "guestbook"))["unchanged"]:
