@@ -1,8 +1,8 @@
 """Why a process holds each of its descriptors. Pure: the kernel's table in, a reason for each entry out.
 
 What was given is matched by the descriptor's own name, as the kernel shows it: the inode of a socket or pipe, the
-path of a file or of a directory above it. What reaches nothing outside of the process needs no giver. What neither explains has no reason, and is
-shown so.
+path of a file or of a directory above it. What reaches nothing outside of the process needs no giver. What neither
+explains has no reason, and is shown so.
 """
 
 from __future__ import annotations

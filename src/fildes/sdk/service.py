@@ -96,9 +96,8 @@ class Caps:
         return self._ready(seconds) == self._stop
 
     def on_stop(self, callback: Callable[[], object]) -> None:
-        """Have it called when it is to stop, before `wait` says so, in another thread (in the loop of an `async def main`).
-
-        Called at once when it was told already.
+        """Have it called when it is to stop, before `wait` says so, in another thread (in the loop of an `async def`
+        main). Called at once when it was told already.
         """
         self._asked = True
         with self._lock:

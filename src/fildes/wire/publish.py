@@ -74,7 +74,7 @@ class Index(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Clean(msgspec.Struct, forbid_unknown_fields=True):
-    """publish.clean → Cleaned. What can be fetched and made again goes: packages, wheels, what was installed of them."""
+    """publish.clean → Cleaned. What can be fetched and made again goes: packages, wheels, what is installed of them."""
 
 
 class Cleaned(msgspec.Struct, forbid_unknown_fields=True):
