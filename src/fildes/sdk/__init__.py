@@ -70,8 +70,8 @@ _T = _TypeVar("_T")
 
 
 def open(name: str) -> Face:
-    """What was granted under `name`: a Clock, Random, Secret, sqlite3.Connection, or a connected socket. May block for a
-    round trip."""
+    """What was granted under `name`: a Clock, Random, Secret, sqlite3.Connection, or a connected socket. May block for
+    a round trip."""
     return current().open(name)
 
 
