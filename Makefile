@@ -6,13 +6,11 @@ PYTHON = .venv/bin/python
 setup:
 	@sh scripts/setup.sh
 
-# Everything, on the newest Python; then what depends on the interpreter on the oldest.
+# Everything, on the newest Python; what depends on the interpreter also on the oldest.
 test: setup
 	@sh scripts/setup-test.sh
 	$(PYTHON) -m ruff check .
-	$(PYTHON) -m mypy
-	@sh scripts/test.sh $(PYTHON)
-	@sh scripts/test-other-python.sh tests/unit tests/kernel/asgi tests/kernel/trap tests/journeys/test_examples.py
+	@$(PYTHON) scripts/test.py
 
 # A node, the examples on it, and what they may not do; ten seconds.
 demo: setup

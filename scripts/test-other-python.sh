@@ -1,5 +1,5 @@
 #!/bin/sh
-# The tests that depend on the interpreter, on the oldest Python that is supported, where that is not the one of .venv.
+# pytest with the given arguments on the oldest Python that is supported, where that is not the one of .venv.
 set -eu
 cd "$(dirname "$0")/.."
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
@@ -7,7 +7,7 @@ version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 for python in /usr/bin/python3.11 python3.11 "$HOME"/.pyenv/versions/3.11.*/bin/python3; do
     if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
         FILDES_VENV=.venv-3.11 FILDES_PYTHON=$python sh scripts/setup.sh
-        exec sh scripts/test.sh .venv-3.11/bin/python "$@"
+        exec .venv-3.11/bin/python -m pytest "$@"
     fi
 done
 echo "test: no Python 3.11 with the venv module here: run on $(version .venv/bin/python) only"
