@@ -128,7 +128,7 @@ def test_it_never_finishes_loading(calm: Node, tmp_path: Path, source: str) -> N
     began = time.monotonic()
     text = refused(calm, write_program(tmp_path, "endless", source))
     assert f"did not finish loading within {LIMIT:g} s" in text
-    assert LIMIT <= time.monotonic() - began < LIMIT + 3
+    assert LIMIT <= time.monotonic() - began < LIMIT + 10
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_it_dies_in_a_request(wild: Node, path: str) -> None:
     began = time.monotonic()
     status, text = ask(wild, "wild", path)
     assert status == 502 and "fildes logs wild" in text
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8
     eventually(lambda: " ended: it " in wild.fildes("logs", "wild", "-n", "3").stdout)
     assert ask(wild, "wild") == (200, "ok")
 
@@ -330,7 +330,7 @@ def test_kill_9_of_a_warm_zygote(wild: Node) -> None:
     os.kill(state(wild, "wild")["zygote"], signal.SIGKILL)
     began = time.monotonic()
     assert ask(wild, "wild") == (200, "ok")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 8
 
 
 def test_it_crashes_again_and_again(wild: Node) -> None:

