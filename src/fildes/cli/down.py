@@ -7,10 +7,13 @@ import os
 import select
 import shutil
 import signal
+import stat
 import sys
 
 from fildes.cli._shared import Trouble, state_of
+from fildes.kernel import mounts
 from fildes.kernel.fds import Fd
+from fildes.kernel.removing import remove_folder
 
 HELP = "end the node of a state directory; with --purge delete all that it keeps"
 
@@ -87,6 +90,15 @@ def _may_be_purged(state: str, directory: int, *, sure: bool) -> None:
         raise Trouble("nothing was deleted")
 
 
+def _must_be_free(state: str) -> None:
+    """What is mounted below is not the node's: its own mounts ended with it. Raises Trouble."""
+    real = os.path.realpath(state)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        below = [point for point in mounts.mount_points(file.read()) if point.startswith(f"{real}/")]
+    if below:
+        raise Trouble(f"{below[0]}: something is mounted there, and would be deleted too: umount it first")
+
+
 def _purge(state: str) -> None:
     """Nobody can start a node there meanwhile: the lock is held until it is gone."""
     from fildes.init import boxes, ground
@@ -96,12 +108,13 @@ def _purge(state: str) -> None:
         # What a node that was killed had left running.
         left = boxes.Boxes.make(ground.cgroup_name(os.fstat(taken.directory.fileno())), [])
         boxes.remove(left.name)
-        for name in os.listdir(state):
-            path = os.path.join(state, name)
-            if os.path.isdir(path) and not os.path.islink(path):
-                shutil.rmtree(path)
+        top = taken.directory.fileno()
+        _must_be_free(state)
+        for name in os.listdir(top):
+            if stat.S_ISDIR(os.stat(name, dir_fd=top, follow_symlinks=False).st_mode):
+                remove_folder(name, top)
             elif name != ground.LOCK:
-                os.unlink(path)
+                os.unlink(name, dir_fd=top)
         shutil.rmtree(state)
     except OSError as error:
         raise Trouble(f"{error.filename or state}: {error.strerror}; run it again, as root if need be") from error

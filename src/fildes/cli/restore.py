@@ -73,6 +73,7 @@ def _restore(file: IO[bytes], name: str, folder: Path, key: bytes | None) -> tup
         path.chmod(0o400)
     opened = _archive.unseal(key, secrets, archive.raw_header) if key is not None and secrets else []
     with contextlib.closing(sqlite3.connect(catalogue / _archive.DATABASE)) as database, database:
+        _vet(database, name)
         database.executemany("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?)", opened)
         base = world.own_uids()
         shift = (base or 0) - archive.header["uid_base"]
@@ -88,6 +89,26 @@ def _restore(file: IO[bytes], name: str, folder: Path, key: bytes | None) -> tup
     with Fd.open(str(folder), os.O_RDONLY | os.O_DIRECTORY) as directory:
         ground.write(directory.fileno(), "VERSION", f"{version}\n")
     return bool(secrets) and key is None, said
+
+
+def _vet(database: sqlite3.Connection, name: str) -> None:
+    """Raises Trouble unless its tables are those that we make: a trigger or a view is a program, which would run here,
+    perhaps as root, and again in the catalogue."""
+    from fildes.catalogue import schema
+
+    database.execute("PRAGMA trusted_schema = OFF")
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as ours:
+        schema.migrate(ours, schema.STEPS[:version] if version > 0 else ())
+        if version > len(schema.STEPS) or _tables(database) != _tables(ours):
+            raise Trouble(f"{name}: its catalogue is not one that this fildes made; nothing was restored")
+    (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+    if verdict != "ok":
+        raise Trouble(f"{name}: its catalogue is damaged: {verdict[:80]}; nothing was restored")
+
+
+def _tables(database: sqlite3.Connection) -> list[tuple[str, str, str, str | None]]:
+    return sorted(database.execute("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema").fetchall())
 
 
 def _uids(database: sqlite3.Connection, name: str, base: int) -> dict[tuple[str, str], int]:
