@@ -9,14 +9,32 @@ from __future__ import annotations
 import os
 from asyncio import Future
 from select import EPOLLIN, EPOLLOUT
+from socket import AF_INET, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SOCK_STREAM, SocketType
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from fildes.runtime.keeping import Keeping
 
+_LAST = MSG_MORE | MSG_DONTWAIT | MSG_NOSIGNAL
+_SocketType = SocketType  # the C type: half the price of socket.socket
+
 
 class ClientGone(ConnectionResetError):
     """The client closed the connection, or it broke, before the response was complete."""
+
+
+def send_last(fd: int, data: bytes | memoryview) -> int:
+    """Write the last bytes of a connection; with all of them goes its end, in one segment: where the door holds a copy
+    still, closing ours does not say so, and the segment that does would be another. How many were written; raises
+    what send(2) and shutdown(2) do."""
+    end = _SocketType(AF_INET, SOCK_STREAM, 0, fd)
+    try:
+        written = end.send(data, _LAST)
+        if written == len(data):
+            end.shutdown(SHUT_WR)
+    finally:
+        end.detach()
+    return written
 
 
 class Owner(Protocol):
@@ -120,6 +138,24 @@ class Connection:
             self.serving.tell(self)
         if written == len(data):
             return True
+        return self._keep_rest(data, written)
+
+    def write_last(self, data: bytes) -> bool:
+        """As `write`, of the last bytes of all, while nothing is left from before. See `send_last`."""
+        if self.fd < 0:
+            raise ClientGone("the client has closed the connection")
+        try:
+            written = send_last(self.fd, data)
+        except BlockingIOError:
+            written = 0
+        except OSError as error:
+            self.serving.close(self)
+            raise ClientGone("the client has closed the connection") from error
+        if not self.told:
+            self.serving.tell(self)
+        return written == len(data) or self._keep_rest(data, written)
+
+    def _keep_rest(self, data: bytes, written: int) -> bool:
         self.out = memoryview(data)[written:]
         self.since = self.serving.time()
         self.watch_also(EPOLLOUT)

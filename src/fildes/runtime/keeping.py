@@ -89,8 +89,8 @@ class Keeping:
         """Give a connection to the door, with what was read of its next request."""
         raise NotImplementedError
 
-    def is_full(self) -> bool:
-        """Whether what the conveyor has is for other instances."""
+    def is_full(self, more: int = 0) -> bool:
+        """Whether what the conveyor has is for other instances, with `more` requests about to begin."""
         raise NotImplementedError
 
     def next_turns(self) -> None:
@@ -198,6 +198,8 @@ class Keeping:
             self._finish(*post)
 
     def _finish(self, connection: Connection, data: bytes, keep: bool, reader: Sized | Chunked | None) -> bool:
+        if not keep and reader is None and connection.out is None and data and not connection.buffer:
+            return self._finish_for_good(connection, data)
         try:
             if (not data and connection.out is None) or connection.write(data):
                 self.answered(connection, keep, reader)
@@ -205,6 +207,16 @@ class Keeping:
         except ClientGone:
             return True
         connection.owner = Sending(self, connection, keep, reader)
+        return False
+
+    def _finish_for_good(self, connection: Connection, data: bytes) -> bool:
+        try:
+            if connection.write_last(data):
+                self.close(connection)
+                return True
+        except ClientGone:
+            return True
+        connection.owner = Sending(self, connection, False, None)
         return False
 
     def answered(self, connection: Connection, keep: bool, reader: Sized | Chunked | None) -> None:

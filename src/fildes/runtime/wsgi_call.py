@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fildes.runtime import wsgi_crew, wsgi_head
-from fildes.runtime.connection import ClientGone
+from fildes.runtime.connection import ClientGone, send_last
 from fildes.runtime.framing import Framing
 from fildes.runtime.keeping import COMPLETE, STARTED, STREAMING, WAITING
 from fildes.wire.http import Bad, Fields, Line, Refused
@@ -253,10 +253,11 @@ class Call(Framing):
                 raise ClientGone("the client does not read")
             self._wait(select.POLLOUT)
 
-    def _try(self, data: bytes | memoryview) -> bytes | memoryview:
+    def _try(self, data: bytes | memoryview, *, last: bool = False) -> bytes | memoryview:
         """What could not be written without waiting."""
+        fd = self.connection.fd
         try:
-            written = os.write(self.connection.fd, data)
+            written = os.write(fd, data) if not last else send_last(fd, data)
         except BlockingIOError:
             return data
         except OSError as error:
@@ -270,9 +271,9 @@ class Call(Framing):
             self._retract()
         else:
             self._claim()
-        rest = self._try(data)
-        self.phase = COMPLETE
         connection, serving = self.connection, self.serving
+        rest = self._try(data, last=not self.keep and self.reader is None and bool(data) and not connection.buffer)
+        self.phase = COMPLETE
         if self.inline:
             serving.written(connection, rest, self.keep, self.reader)
         else:

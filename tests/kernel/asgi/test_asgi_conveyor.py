@@ -40,6 +40,18 @@ def test_taken_and_done_for_every_connection(make_stage: Any) -> None:
     assert not stage.door.held
 
 
+def test_the_last_answer_brings_the_end_of_the_connection(stage: Any) -> None:
+    """It does not wait until the door lets go of its copy."""
+    stage.door.pause.set()
+    try:
+        data = stage.raw(b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n")
+        assert data.startswith(b"HTTP/1.1 200 ")
+        assert stage.door.held
+    finally:
+        stage.door.pause.clear()
+    stage.until(lambda: not stage.door.held)
+
+
 def test_many_connections_in_one_message(stage: Any) -> None:
     stage.door.batch = conveyor.MAX_CONNECTIONS
     try:

@@ -47,6 +47,18 @@ def test_nothing_of_one_request_is_seen_by_the_next(stage: Any) -> None:
     assert "HTTP_COOKIE" not in json.loads(stage.ask("/environ")[1])
 
 
+def test_the_last_answer_brings_the_end_of_the_connection(stage: Any) -> None:
+    """It does not wait until the door lets go of its copy."""
+    stage.door.pause.set()
+    try:
+        data = stage.raw(GET % (b"/", CLOSE))
+        assert data.startswith(b"HTTP/1.1 200 ")
+        assert stage.door.held
+    finally:
+        stage.door.pause.clear()
+    stage.until(lambda: not stage.door.held)
+
+
 def test_keep_alive_and_pipelines(stage: Any) -> None:
     paths = [b"/", b"/late", b"/bare", b"/thread", b"/stream", b"/slowly", b"/status?204%20No", b"/closing", b"/"]
     data = b"".join(GET % (path, b"") for path in paths)[:-2] + CLOSE + b"\r\n"
