@@ -7,6 +7,7 @@ A conveyor may have CREDIT of them, all conveyors together `Budget.limit`: a slo
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Final, Generic, TypeVar
 
 CREDIT: Final = 64
@@ -52,7 +53,24 @@ class Ledger:
     def room(self) -> int:
         """How many more connections may be sent now."""
         budget = self._budget
-        return max(0, min(self.credit - len(self.unacknowledged), budget.limit - budget.used))
+        own, common = self.credit - len(self.unacknowledged), budget.limit - budget.used
+        return max(0, own if own < common else common)
+
+    def took_all(self, serials: Iterable[int], pid: int) -> int:
+        """`took` of each; how many it is False of."""
+        unacknowledged, taken = self.unacknowledged, self.taken
+        newest, count, unknown = 0, 0, 0
+        for serial in serials:
+            who = unacknowledged.pop(serial, None)
+            if who is None:
+                unknown += 1
+                continue
+            taken[serial] = pid, who
+            count += 1
+            newest = serial  # they come in the order in which they were sent
+        self.newest = max(self.newest, newest)
+        self._budget.used -= count
+        return unknown
 
     def sent(self, serial: int, who: bytes = b"") -> None:
         self.unacknowledged[serial] = who
@@ -75,7 +93,8 @@ class Ledger:
         """ "D" and "B" (which imply "T"): False if the serial is unknown, so also the second time."""
         taken = self.taken.pop(serial, None)
         if taken is not None:
-            self._gone(taken[1])
+            if taken[1]:
+                self._gone(taken[1])
             return True
         who = self.unacknowledged.pop(serial, None)
         if who is None:

@@ -31,9 +31,10 @@ from fildes.web.parcels import FRESH, STATIC, Conveyor, Parcel, Past
 from fildes.web.parking import Parking
 from fildes.web.proxies import HTTP, PROXY_PROTOCOL, WAYS, Client, Proxies
 from fildes.web.relay import Relays
-from fildes.web.sockets import Gone, NotOurs, believe, close_passed, local_addresses, peer_text
+from fildes.web.sockets import Gone, NotOurs, acknowledge, believe, close_passed, local_addresses, peer_text
 from fildes.wire import conveyor as wire
-from fildes.wire.http import Bad, Head, parse, split_host
+from fildes.wire.catalogue import Route
+from fildes.wire.http import Bad, Head, Incomplete, parse, split_host
 from fildes.wire.http_fields import Refused
 from fildes.wire.web import CountsGiven
 
@@ -111,6 +112,7 @@ class Door:
 
     def _accept(self, listener: socket.socket) -> None:
         accept = listener._accept  # type: ignore[attr-defined]  # accept4(2) without the object around it
+        set_blocking, read = os.set_blocking, os.read
         past, proxied = FRESH, bool(self._proxies)
         for _ in range(_ACCEPTS):
             try:
@@ -123,21 +125,28 @@ class Door:
                     break
                 continue  # the client gave up while it waited (accept(2))
             self.accepted += 1
-            os.set_blocking(number, False)
+            set_blocking(number, False)
             peer = peer_text(address)
             if proxied:
                 past = _FROM.get(self._proxies.way(peer.partition(b" ")[0]), FRESH)
             try:
-                data = os.read(number, _READ)
+                data = read(number, _READ)
             except BlockingIOError:
+                acknowledge(number)
                 self.heads.read_on(number, peer, b"", past)
                 continue
             except OSError:
                 data = b""
-            if data:
-                self._arrived(number, peer, data, past)
-            else:
+            if not data:
                 os.close(number)
+            elif proxied:
+                acknowledge(number)
+                self._arrived(number, peer, data, past)
+            elif isinstance(head := parse(data), Head):
+                self._route(number, peer, data, head, FRESH)
+            else:
+                acknowledge(number)
+                self._no_head(number, peer, data, head, FRESH)
         self.exchange.flush()
 
     def _exhausted(self, listener: socket.socket) -> None:
@@ -156,7 +165,11 @@ class Door:
         head = parse(data)
         if isinstance(head, Head):
             self._route(number, peer, data, head, past)
-        elif isinstance(head, Bad):
+        else:
+            self._no_head(number, peer, data, head, past)
+
+    def _no_head(self, number: int, peer: bytes, data: bytes, head: Bad | Incomplete, past: Past) -> None:
+        if isinstance(head, Bad):
             self._bad(number, peer, head, past, data)
         else:
             self.heads.read_on(number, peer, data, past)
@@ -217,21 +230,41 @@ class Door:
         if route.runtime == "static":
             conveyor = self.exchange.conveyor(STATIC, "", "")
         else:
-            conveyor = self.exchange.conveyor(route.release, route.service, route.owner)
+            conveyor = self.exchange.conveyors.get(route.release) or self.exchange.conveyor(
+                route.release, route.service, route.owner
+            )
             conveyor.owner = route.owner
-        parcel = Parcel(number, peer, data, wire.ONCE if match.mixed else 0, past)
+        parcel = Parcel(number, peer, data, 0, past)
+        if match.mixed:
+            parcel.flags = wire.ONCE
+            conveyor.returns = True
         if past.relay is not None:  # one request, whose release was replaced before it was taken
             parcel.flags = past.flags
             self._post(conveyor, parcel)
             return
         if self._crowd.limit and not past.way and conveyor.release != STATIC:
             parcel.who = self._crowd.key(peer)
+        if past is FRESH and not match.shared and self._is_plain(parcel, conveyor, route, head):
+            self.exchange.post(conveyor, parcel)
+            return
+        if head.has_body:
+            acknowledge(number)
         if self._is_refused(parcel, conveyor, match, head):
             return
         if match.shared or self._must_relay(conveyor, past):
             self.relays.start(parcel, head, conveyor, self._post, client=client, most=route.body, timeout=route.timeout)
         else:
             self._post(conveyor, parcel)
+
+    def _is_plain(self, parcel: Parcel, conveyor: Conveyor, route: Route, head: Head) -> bool:
+        """Whether a fresh connection is of the usual kind, of which nothing has to be asked more closely: it goes on
+        without what follows here."""
+        ledger = conveyor.ledger
+        return (
+            not (conveyor.halted or conveyor.retired or head.fields.content_length or head.fields.chunked)
+            and len(ledger.unacknowledged) + len(ledger.taken) + len(ledger.kept) + conveyor.relayed < route.connections
+            and (not parcel.who or ledger.clients.get(parcel.who, 0) < self._crowd.limit)
+        )
 
     def _is_refused(self, parcel: Parcel, conveyor: Conveyor, match: Match, head: Head) -> bool:
         """Whether it was answered here, because of where it has been, of its size, or of too many others."""

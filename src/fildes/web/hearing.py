@@ -6,6 +6,7 @@ else anything.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 from fildes.kernel.loop import EPOLLHUP, EPOLLOUT, Loop
@@ -60,6 +61,8 @@ class Hearing:
                     close_passed(number)
                 self._exchange.drop(conveyor, str(error))
                 return
+            if not (conveyor.ledger.unacknowledged or conveyor.ledger.taken or conveyor.returns):
+                break  # all is said; epoll tells of what may come
         if conveyor.backlog:
             self._exchange.sending.flush_one(conveyor)
         if self._exchange.sending.starved:
@@ -82,15 +85,14 @@ class Hearing:
         ledger = conveyor.ledger
         useless = 0
         if isinstance(told, wire.Taken):
-            for serial in told.serials:
-                if not ledger.took(serial, message.pid):
-                    useless += 1
+            useless = ledger.took_all(told.serials, message.pid)
         elif isinstance(told, wire.Done):
+            forget, take = ledger.forget, self._exchange.copies.take
             for serial in told.serials:
-                if ledger.forget(serial):
-                    self._exchange.forgo(serial)
-                else:
+                if not forget(serial):
                     useless += 1
+                elif (copy := take(serial)) is not None:
+                    os.close(copy.number)  # see Exchange.forgo
         elif isinstance(told, wire.Kept):
             for serial in told.serials:
                 if ledger.keep(serial, message.pid):

@@ -92,7 +92,7 @@ class Conveyor:
 
     __slots__ = (
         "allowance", "backlog", "blocked", "counts", "halted", "ledger", "owner", "paused", "relayed", "release",
-        "retired", "service", "sock",
+        "retired", "returns", "service", "sock",
     )  # fmt: skip
 
     def __init__(self, release: str, service: str, owner: str, budget: Budget, credit: int) -> None:
@@ -105,6 +105,7 @@ class Conveyor:
         self.paused = False  # not read for a while: it is a nuisance
         self.retired = False  # another release takes its place
         self.relayed = 0  # requests that the door relays and that have begun to be answered
+        self.returns = False  # after a request, as a rule: its host is shared by path
         self.halted = ""  # why nothing is to be sent to it for now
         self.ledger = Ledger(budget, credit)
         self.allowance = Allowance(_NUISANCE_RATE, _NUISANCE_BURST)
@@ -138,6 +139,8 @@ class Conveyor:
         room = min(self.ledger.room(), wire.MAX_CONNECTIONS, len(self.backlog))
         if room <= 1:
             return [self.backlog[0]] if room else []
+        if len(self.backlog) == room and sum([len(parcel.head) for parcel in self.backlog]) < BATCH_BYTES // 2:
+            return list(self.backlog)
         batch: list[Parcel] = []
         size = 2
         for parcel in self.backlog:

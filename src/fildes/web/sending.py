@@ -39,14 +39,14 @@ class Sending:
 
     def post(self, conveyor: Conveyor, parcel: Parcel) -> None:
         """Send soon: at the next `flush` at the latest."""
-        if len(conveyor.backlog) >= BACKLOG or len(self._waiting) >= self._limits.waiting:
+        backlog = conveyor.backlog
+        if len(backlog) >= BACKLOG or len(self._waiting) >= self._limits.waiting:
             self._owner.overdue(conveyor, parcel)
             return
-        self._serial = self._serial % 0xFFFFFFFF + 1
-        parcel.serial = self._serial
-        conveyor.backlog.append(parcel)
+        parcel.serial = self._serial = self._serial % 0xFFFFFFFF + 1
+        backlog.append(parcel)
         self._dirty[conveyor] = None
-        if len(conveyor.backlog) == wire.MAX_CONNECTIONS:
+        if len(backlog) == wire.MAX_CONNECTIONS:
             self.flush_one(conveyor)
 
     def flush(self) -> None:
@@ -68,9 +68,7 @@ class Sending:
                 if not self._not_sent(conveyor, error):
                     return
                 continue
-            for parcel in batch:
-                backlog.popleft()
-                self._sent(conveyor, parcel)
+            self._sent(conveyor, batch)
         for parcel in backlog:
             if parcel.serial not in self._waiting:
                 self._waiting[parcel.serial] = conveyor, parcel
@@ -78,15 +76,19 @@ class Sending:
         if backlog and conveyor.sock is None:
             self._owner.wanted(conveyor)
 
-    def _sent(self, conveyor: Conveyor, parcel: Parcel) -> None:
-        if self._waiting:
-            self._waits_no_more(parcel)
-        conveyor.counts.sent += 1
-        conveyor.ledger.sent(parcel.serial, parcel.who)
-        parcel.head = b""
-        forgone = self._exchange.copies.keep(parcel.serial, parcel)
-        if forgone is not None:
-            os.close(forgone.number)
+    def _sent(self, conveyor: Conveyor, batch: list[Parcel]) -> None:
+        """These, which are the first of the backlog."""
+        forget, sent, keep = conveyor.backlog.popleft, conveyor.ledger.sent, self._exchange.copies.keep
+        conveyor.counts.sent += len(batch)
+        for parcel in batch:
+            forget()
+            if self._waiting:
+                self._waits_no_more(parcel)
+            sent(parcel.serial, parcel.who)
+            parcel.head = b""
+            forgone = keep(parcel.serial, parcel)
+            if forgone is not None:
+                os.close(forgone.number)
 
     def _not_sent(self, conveyor: Conveyor, error: OSError) -> bool:
         """Whether the conveyor is still there."""

@@ -12,7 +12,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from fildes.kernel.fds import Fd
 
@@ -63,9 +63,9 @@ def read_passed(number: int, most: int) -> bytes:
         sock.detach()
 
 
-def peer_text(address: tuple[object, ...]) -> bytes:
+def peer_text(address: tuple[Any, ...]) -> bytes:
     """`("::ffff:192.0.2.1", 4711, 0, 0)` → `b"192.0.2.1 4711"`."""
-    host = str(address[0])
+    host = address[0]
     if ":" in host:
         host = host.removeprefix("::ffff:") if "." in host else host.partition("%")[0]
     return f"{host} {address[1]}".encode()
@@ -124,4 +124,18 @@ def prepare_listener(fd: Fd) -> socket.socket:
     listener.setblocking(False)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
+    # So they do this: the answer says that a request arrived whole, and needs no segment before it (tcp(7)). Where the
+    # client has more to send, which it may hold back until it hears of us (RFC 896), `acknowledge`.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
     return listener
+
+
+def acknowledge(number: int) -> None:
+    """Say at once what has arrived of a request, and what will: no answer does, as it is not whole yet."""
+    sock = borrow(number)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    except OSError:  # the client is gone; whoever reads notices
+        return
+    finally:
+        sock.detach()

@@ -80,8 +80,9 @@ def encode_connections(connections: Sequence[tuple[int, int, bytes, bytes]]) -> 
     if not 1 <= len(connections) <= MAX_CONNECTIONS:
         raise ValueError(f"a conveyor message carries 1 to {MAX_CONNECTIONS} connections, not {len(connections)}")
     parts = [b"C", bytes((len(connections),))]
+    pack = _entry.pack
     for serial, flags, peer, head in connections:
-        parts += (_entry.pack(serial, flags, len(peer), len(head)), peer, head)
+        parts += (pack(serial, flags, len(peer), len(head)), peer, head)
     data = b"".join(parts)
     if len(data) > MAX_DATAGRAM:
         raise ValueError(f"a conveyor message of {len(data)} bytes: at most {MAX_DATAGRAM} fit")

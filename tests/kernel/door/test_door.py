@@ -50,6 +50,30 @@ def test_keep_alive_runs_without_the_door(door, kit):
     instance.close()
 
 
+@pytest.mark.parametrize(
+    ("pieces", "quick"),
+    [
+        ([b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"], 0),
+        ([b"GET / HTTP/1.1\r\nHo", b"st: a.test\r\n\r\n"], 1),
+        ([b"POST / HTTP/1.1\r\nHost: a.test\r\ncontent-length: 5\r\n\r\n"], 1),
+        ([b"POST / HTTP/1.1\r\nHost: a.test\r\ntransfer-encoding: chunked\r\n\r\n"], 1),
+    ],
+)
+def test_who_has_more_to_send_hears_at_once_that_it_came(door, kit, pieces, quick):
+    """Else a client that sends in small pieces waits for the kernel's timer (RFC 1122 4.2.3.2)."""
+    instance = door.instance("aaaa")
+    with door.connect() as client:
+        for more, piece in enumerate(pieces, 1):
+            client.sendall(piece)
+            if more < len(pieces):
+                kit.until(lambda: door.counts().reading == 1)
+        connection, sock = instance.one()
+        assert connection.head == b"".join(pieces)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == quick
+        sock.close()
+    instance.close()
+
+
 def test_pipelined_bytes_travel_along(door, kit):
     instance = door.instance("aaaa")
     two = kit.get("a.test", "/1") + kit.get("a.test", "/2")
