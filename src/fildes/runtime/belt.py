@@ -15,7 +15,8 @@ from fildes.runtime.connection import Connection
 from fildes.runtime.fullness import Fullness
 from fildes.wire import conveyor
 
-MESSAGES = 4  # taken in one go, before the requests in them get their turn
+MESSAGES = 4  # times in one go, before other things get their turn
+GATHER = 16  # connections, of as many messages as it takes, that are begun together
 RETRY = 0.005  # s until the door is told again, when its queue was full
 
 _RECEIVE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
@@ -62,6 +63,8 @@ class Belt:
             self.serving.epoll.unregister(self._socket)
 
     def receive(self) -> None:
+        """Take what is there, and begin with it. The door hears of all that was taken before a program sees any of
+        it: whatever that program does to us, they are ours."""
         serving = self.serving
         for _ in range(MESSAGES):
             if not self._taking:
@@ -69,36 +72,48 @@ class Belt:
             if serving.is_full():
                 self.take(False)
                 return
-            try:
-                size, control, flags, _ = self._socket.recvmsg_into((self.room,), _CONTROL, _RECEIVE)  # type: ignore[union-attr]
-            except BlockingIOError:
+            gathered: list[tuple[Any, bytes]] = []
+            more = True
+            while more:
+                more = self._gather(gathered) and len(gathered) < GATHER and not serving.is_full(len(gathered))
+            if not gathered:
                 return
-            fds = array.array("i")
-            for level, kind, data in control:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    fds.frombytes(data[: len(data) & ~3])
-            if not size and not fds:
-                serving.ending.drain("nobody is left who could send connections")
-                return
-            try:
-                if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
-                    raise ValueError("a conveyor message that did not fit")
-                arrived = conveyor.decode_inward(self.view[:size], len(fds))
-            except ValueError as error:
-                for fd in fds:
-                    os.close(fd)
-                print(f"fildes: dropped {error}", file=sys.stderr)
-                continue
-            if isinstance(arrived, conveyor.Introduction):
-                os.set_blocking(fds[0], False)
-                connection = self.make(serving, fds[0], -1, 0, (f"service:{arrived.caller}", 0))
-                serving.arrived(connection, b"")
-            else:
-                self._tell_taken([connection.serial for connection in arrived])
-                for fd, (serial, marks, peer, head) in zip(fds, arrived, strict=True):
-                    address, _, port = peer.decode("ascii", "replace").rpartition(" ")
-                    client = (address, int(port) if port.isdecimal() else 0)
-                    serving.arrived(self.make(serving, fd, serial, marks, client), head)
+            self._tell_taken([connection.serial for connection, _ in gathered if connection.serial >= 0])
+            for connection, head in gathered:
+                serving.arrived(connection, head)
+
+    def _gather(self, gathered: list[tuple[Any, bytes]]) -> bool:
+        """One message; whether there may be more."""
+        serving = self.serving
+        try:
+            size, control, flags, _ = self._socket.recvmsg_into((self.room,), _CONTROL, _RECEIVE)  # type: ignore[union-attr]
+        except BlockingIOError:
+            return False
+        fds = array.array("i")
+        for level, kind, data in control:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(data[: len(data) & ~3])
+        if not size and not fds:
+            serving.ending.drain("nobody is left who could send connections")
+            return False
+        try:
+            if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+                raise ValueError("a conveyor message that did not fit")
+            arrived = conveyor.decode_inward(self.view[:size], len(fds))
+        except ValueError as error:
+            for fd in fds:
+                os.close(fd)
+            print(f"fildes: dropped {error}", file=sys.stderr)
+            return True
+        if isinstance(arrived, conveyor.Introduction):
+            os.set_blocking(fds[0], False)
+            gathered.append((self.make(serving, fds[0], -1, 0, (f"service:{arrived.caller}", 0)), b""))
+        else:
+            for fd, (serial, marks, peer, head) in zip(fds, arrived, strict=True):
+                address, _, port = peer.decode("ascii", "replace").rpartition(" ")
+                client = (address, int(port) if port.isdecimal() else 0)
+                gathered.append((self.make(serving, fd, serial, marks, client), head))
+        return True
 
     def _tell_taken(self, serials: list[int]) -> None:
         self._lists[b"T"] += serials

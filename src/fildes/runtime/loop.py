@@ -158,8 +158,8 @@ class Serving(Keeping):
 
     # Requests
 
-    def is_full(self) -> bool:
-        if self.running >= self.limit or self._queue or self.debts.are_high():
+    def is_full(self, more: int = 0) -> bool:
+        if self.running + more >= self.limit or self._queue or self.debts.are_high():
             return True
         return len(self.connections) >= self.room and not make_room(self)
 

@@ -204,8 +204,8 @@ class Keeping:
 
     # What becomes of a connection
 
-    def is_full(self) -> bool:
-        if self.waiting or self.crew.running + len(self.ready) >= self.crew.limit:
+    def is_full(self, more: int = 0) -> bool:
+        if self.waiting or self.crew.running + len(self.ready) + more >= self.crew.limit:
             return True
         return len(self.connections) >= self.room and not make_room(self)  # type: ignore[arg-type]
 
