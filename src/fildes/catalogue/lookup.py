@@ -166,21 +166,21 @@ class Lookup(Connection):
             )
         ]
 
-    def services(self, owner: str | None, listening: list[str]) -> tuple[int, Iterator[bytes]]:
-        """How many, and the msgpack list of ServiceInfo in pieces, by name."""
+    def services(self, owner: str | None, listening: list[str], *, coming: bool) -> tuple[int, Iterator[bytes]]:
+        """How many, and the msgpack list of ServiceInfo in pieces, by name; with `coming` of candidates too."""
         query = (
             "SELECT r.service, r.owner, r.runtime, r.id, r.created, r.abi, r.manifest FROM release r "
-            "WHERE r.state = 'current' AND (?1 IS NULL OR r.owner = ?1)"
+            "WHERE (r.state = 'current' OR (?2 AND r.state = 'candidate')) AND (?1 IS NULL OR r.owner = ?1)"
         )
 
         def infos() -> Iterator[bytes]:
-            rows = self._db.execute(f"{query} ORDER BY r.service", (owner,))
+            rows = self._db.execute(f"{query} ORDER BY r.service", (owner, coming))
             for service, its_owner, runtime, id, created, abi, manifest in rows:
                 hosts = _hosts.decode(manifest).hosts
                 urls = view.urls(hosts, listening)
                 yield _encoder.encode(ServiceInfo(service, its_owner, runtime, id, hosts, urls, created, abi))
 
-        count = int(self._value(f"SELECT count(*) FROM ({query})", owner))
+        count = int(self._value(f"SELECT count(*) FROM ({query})", owner, coming))
         return count, snapshots.listed(count, infos())
 
     def has_object(self, digest: str) -> bool:

@@ -129,7 +129,7 @@ class Verbs:
         return wire.ReleaseList(service, self.db.releases(service))
 
     async def services(self, asked: Asked[wire.Services]) -> tuple[wire.ServiceCount, list[Fd]]:
-        count, pieces = self.db.services(asked.body.owner, self._listening)
+        count, pieces = self.db.services(asked.body.owner, self._listening, coming=asked.body.coming)
         return wire.ServiceCount(count), [memfd.sealed_parts("services", pieces)]
 
     async def secret_set(self, asked: Asked[wire.SecretSet]) -> wire.Done:

@@ -20,6 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="NAME")
     parser.add_argument("grant", metavar="GRANT", nargs="?", help="the name behind [grants.…] in its manifest")
     parser.add_argument("file", metavar="FILE", nargs="?")
+    parser.add_argument("--owner", metavar="WHO", help="whose it was, where several had one of that name")
     parser.add_argument("--json", action="store_true")
 
 
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     with Client(state_of(args)) as node:
-        value, _ = node.ask("db-list", {"service": args.service})
+        value, _ = node.ask("db-list", {"service": args.service, "owner": args.owner})
     if args.json:
         _render.print_json(value)
     elif not value["items"]:
@@ -57,7 +58,8 @@ def _backup(args: argparse.Namespace) -> int:
         raise Trouble(f"{args.file} can't be written: {error.strerror}; name a file in a directory of yours") from error
     try:
         with Client(state_of(args)) as node:
-            value, _ = node.ask("db-backup", {"service": args.service, "grant": args.grant}, [partial])
+            asked = {"service": args.service, "grant": args.grant, "owner": args.owner}
+            value, _ = node.ask("db-backup", asked, [partial])
         os.replace(name, args.file)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

@@ -32,6 +32,10 @@ def run(args: argparse.Namespace) -> int:
     print(services(value["services"], time.time()))
     if value["more"]:
         print(f"\nand {value['more']} more without processes; all of them: fildes ps --json")
+    for service in value["services"]:
+        if service.get("kept"):
+            kept = [f"{item['grant']} ({item['kind']}) {_render.size(item['size'])}" for item in service["kept"]]
+            print(f"\nit keeps {', '.join(kept)}")
     if args.all:
         rows = [[d["name"], d["state"], d["pid"], d["restarts"] or ""] for d in value["daemons"]]
         print("\n" + _render.table(["DAEMON", "STATE", "PID", "RESTARTS"], rows))

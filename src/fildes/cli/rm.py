@@ -14,12 +14,13 @@ HELP = "remove a service with all its releases: fildes rm guestbook"
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="NAME")
     parser.add_argument("--data", action="store_true", help="what it keeps too: databases, trees; for good")
+    parser.add_argument("--owner", metavar="WHO", help="whose it was, where several had one of that name")
     parser.add_argument("--json", action="store_true")
 
 
 def run(args: argparse.Namespace) -> int:
     with Client(state_of(args)) as node:
-        value, _ = node.ask("rm", {"service": args.service, "data": args.data})
+        value, _ = node.ask("rm", {"service": args.service, "data": args.data, "owner": args.owner})
     if args.json:
         _render.print_json(value)
     else:

@@ -11,6 +11,7 @@ from fildes.daemon.start import Inheritance, confine
 from fildes.daemon.store import Store
 from fildes.debug.backups import Backups
 from fildes.debug.door import Door
+from fildes.debug.keeping import Keeping
 from fildes.debug.owners import Owners
 from fildes.debug.verbs import Verbs
 from fildes.kernel import credentials
@@ -24,7 +25,7 @@ def main(inheritance: Inheritance) -> None:
     verbs = Verbs(peer, store)
     operator = int(inheritance.settings["operator"])
     owners = Owners(peer)
-    table = owners.guarded(verbs.table() | owners.table() | Backups(peer).table())
+    table = owners.guarded(verbs.table() | owners.table() | Backups(peer).table() | Keeping(peer).table())
     Door(loop, inheritance.fds["control"], table, owners.of, operator, credentials.overflow_uid())
     confine("debug")
     store.ready()

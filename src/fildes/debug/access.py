@@ -18,6 +18,7 @@ class Share(Enum):
     """How it is seen to that an owner's question is about what is the owner's."""
 
     SERVICE = auto()  # the body's "service" has to be one of theirs
+    KEPT = auto()  # as OWNER: what a service keeps is its owner's still when the service is there no more
     OWNER = auto()  # the body's "owner" is set to them; whoever answers checks the rest
     LIST = auto()  # the answer is of everything: the verb itself leaves out what is not theirs
 
@@ -41,13 +42,13 @@ OWNERS: Final[Mapping[str, Share]] = MappingProxyType(
         "freeze": Share.SERVICE,
         "thaw": Share.SERVICE,
         "run": Share.SERVICE,
-        "rm": Share.SERVICE,
+        "rm": Share.KEPT,
         "explain": Share.SERVICE,
         "plan": Share.SERVICE,
         "lock": Share.SERVICE,
         "repack": Share.SERVICE,
-        "db-list": Share.SERVICE,
-        "db-backup": Share.SERVICE,
+        "db-list": Share.KEPT,
+        "db-backup": Share.KEPT,
         "db-restore": Share.SERVICE,
     }
 )
@@ -62,6 +63,6 @@ def is_operator(uid: int, operator: int, overflow: int) -> bool:
 def share_of(verb: str, body: object) -> Share | None:
     """How an owner may ask `verb`; None: not at all."""
     share = OWNERS.get(verb)
-    if share is Share.SERVICE and not (isinstance(body, dict) and isinstance(body.get("service"), str)):
+    if share in (Share.SERVICE, Share.KEPT) and not (isinstance(body, dict) and isinstance(body.get("service"), str)):
         return None  # without a service these are about everything
     return share

@@ -1,4 +1,4 @@
-"""What is asked about all that is stored: copies for a backup, which are the operators', and what can go."""
+"""What is asked about all that is stored: copies for a backup, which are the operators'."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from fildes.daemon.peer import Peer
 from fildes.debug.door import Call, Handler
 from fildes.kernel.fds import Fd
-from fildes.wire import catalogue, publish, storage
+from fildes.wire import catalogue, storage
 
 DATA_SECONDS: float = 1800.0
 
@@ -21,30 +21,12 @@ class AskCopy(msgspec.Struct, forbid_unknown_fields=True):
     secrets: bool = False
 
 
-class AskGc(msgspec.Struct, forbid_unknown_fields=True):
-    owner: str | None = None
-    keep: int = 0
-    dry: bool = False
-
-
 class Backups:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
 
     def table(self) -> dict[str, Handler]:
-        return {"copy": self.copy, "copy-data": self.data, "gc": self.gc}
-
-    async def gc(self, call: Call) -> Reply:
-        body: AskGc = call.read(AskGc)
-        question = catalogue.Prune(body.keep, body.owner, body.dry)
-        pruned = (await self._peer.ask("catalogue.prune", question, reply=catalogue.Pruned)).body
-        caches = 0
-        if call.owner is None and not body.dry:  # they are shared by all owners' publishes
-            cleaned = await self._peer.ask(
-                "publish.clean", publish.Clean(), reply=publish.Cleaned, timeout=DATA_SECONDS
-            )
-            caches = cleaned.body.size
-        return {"releases": pruned.releases, "size": pruned.size, "caches": caches}, ()
+        return {"copy": self.copy, "copy-data": self.data}
 
     async def copy(self, call: Call) -> Reply:
         body: AskCopy = call.read(AskCopy)

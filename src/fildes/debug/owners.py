@@ -58,7 +58,7 @@ class Owners:
         share = share_of(verb, body)
         if share is None:
             raise Refused("not-allowed", f"{verb} is for operators of this node; you own {owner}'s services on it")
-        if share is Share.OWNER:
+        if share in (Share.OWNER, Share.KEPT):
             if body.get("owner") not in (None, owner):
                 raise Refused("not-allowed", f"you are {owner} here, and can't ask for {body['owner']}")
             call.body = msgspec.Raw(_encoder.encode(body | {"owner": owner}))

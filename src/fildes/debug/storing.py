@@ -17,10 +17,6 @@ LONG: float = 1800.0  # seconds: a database may be large
 Reply = tuple[Any, Sequence[Fd]]
 
 
-class AskDatabases(msgspec.Struct, forbid_unknown_fields=True):
-    service: str
-
-
 class AskDatabase(msgspec.Struct, forbid_unknown_fields=True):
     service: str
     grant: str
@@ -39,20 +35,7 @@ class Storing:
         self._peer, self._owner_of, self._quota_of = peer, owner_of, quota_of
 
     def table(self) -> dict[str, Handler]:
-        return {"db-list": self.look, "db-backup": self.backup, "db-restore": self.restore}
-
-    async def look(self, call: Call) -> Reply:
-        body: AskDatabases = call.read(AskDatabases)
-        message = storage.List(await self._whose(call, body.service), body.service)
-        answer = await self._peer.ask("storage.list", message, reply=storage.Listed)
-        return answer.body, ()
-
-    async def backup(self, call: Call) -> Reply:
-        body: AskDatabase = call.read(AskDatabase)
-        message = storage.Backup(await self._whose(call, body.service), body.service, body.grant)
-        fds = call.take_fds(1)
-        answer = await self._peer.ask("storage.backup", message, fds, reply=storage.Copied, timeout=LONG)
-        return answer.body, ()
+        return {"db-restore": self.restore}
 
     async def restore(self, call: Call) -> Reply:
         """The service's instances end first: what they remember of the database is no longer true."""
@@ -69,11 +52,6 @@ class Storing:
     async def kept(self, service: str, owner: str) -> list[storage.Item]:
         answer = await self._peer.ask("storage.list", storage.List(owner, service), reply=storage.Listed)
         return answer.body.items
-
-    async def remove(self, service: str, owner: str) -> int:
-        """All that it kept, for good; how many grants that were."""
-        answer = await self._peer.ask("storage.remove", storage.Remove(owner, service), reply=storage.Removed)
-        return answer.body.grants
 
     async def _stop(self, service: str) -> None:
         try:

@@ -32,11 +32,6 @@ class OfService(msgspec.Struct, forbid_unknown_fields=True):
     service: str
 
 
-class AskRemove(msgspec.Struct, forbid_unknown_fields=True):
-    service: str
-    data: bool = False
-
-
 class AskPs(msgspec.Struct, forbid_unknown_fields=True):
     service: str = ""
     all: bool = False
@@ -101,7 +96,6 @@ class Verbs:
             "freeze": self.freeze,
             "thaw": self.thaw,
             "run": self.run,
-            "rm": self.rm,
             "secret-set": self.secret_set,
             "secret-list": self.secret_list,
             "secret-rm": self.secret_rm,
@@ -177,26 +171,6 @@ class Verbs:
             del self._tickets[ticket]
         return answer.body, ()
 
-    async def rm(self, call: Call) -> Reply:
-        """With `data` what it kept goes too, of a service that was removed before as well."""
-        body: AskRemove = call.read(AskRemove)
-        owner = await self._owner(body.service)
-        removed = {"service": body.service, "releases": 0, "kept": 0}
-        try:
-            message = catalogue.Remove(body.service)
-            answer = await self._peer.ask("catalogue.remove", message, reply=catalogue.Removed)
-            removed |= msgspec.to_builtins(answer.body)
-        except Refused as refused:
-            if refused.code != "not-found" or not body.data:
-                raise
-            if not (await self._storing.kept(body.service, owner)):
-                raise
-        if body.data:
-            await self._storing.remove(body.service, owner)
-        else:
-            removed["kept"] = len(await self._storing.kept(body.service, owner))
-        return removed, ()
-
     # — what runs —
 
     async def ps(self, call: Call) -> Reply:
@@ -220,6 +194,9 @@ class Verbs:
                     del running["held"]
                     running["pid"] = _pidfd(running["pid"], pidfds)
                 service["zygote"] = _pidfd(service["zygote"], pidfds)
+                if body.service and info is not None:
+                    kept = await self._storing.kept(info.service, info.owner)
+                    service["kept"] = [msgspec.to_builtins(item) for item in kept]
             daemons = await self._daemons(pidfds) if body.all else []
         except BaseException:
             close_all(pidfds)

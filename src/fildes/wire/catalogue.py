@@ -309,9 +309,10 @@ class ReleaseList(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Services(Struct, frozen=True, forbid_unknown_fields=True):
     """catalogue.services → ServiceCount + [sealed memfd: msgpack list of ServiceInfo, by name].
-    `owner` None: everybody's."""
+    `owner` None: everybody's. `coming`: those too whose first release is on its way."""
 
     owner: str | None = None
+    coming: bool = False
 
 
 class ServiceCount(Struct, frozen=True, forbid_unknown_fields=True):

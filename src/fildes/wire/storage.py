@@ -2,6 +2,7 @@
 
 storage.open     drivers.Open → Opened + its descriptors       for the bus and the orchestrator
 storage.list     List → Listed
+storage.kept     AskKept → KeptCount + [sealed memfd: msgpack list of Kept, by owner and service]
 storage.backup   Backup + [file, writable] → Copied            a consistent copy, while others write
 storage.restore  Restore + [file, readable] → Copied           checked first; the database is then that, or as before
 storage.remove   Remove → Removed                              for good
@@ -45,6 +46,26 @@ class Item(msgspec.Struct, forbid_unknown_fields=True):
 
 class Listed(msgspec.Struct, forbid_unknown_fields=True):
     items: list[Item]
+
+
+class AskKept(msgspec.Struct, forbid_unknown_fields=True):
+    """None: everybody's; all services'."""
+
+    owner: str | None = None
+    service: str | None = None
+
+
+class Kept(msgspec.Struct, forbid_unknown_fields=True):
+    """What a service keeps, or kept when it was removed: `size` in bytes, of everything on the disk."""
+
+    owner: str
+    service: str
+    grants: list[str]
+    size: int
+
+
+class KeptCount(msgspec.Struct, forbid_unknown_fields=True):
+    count: int
 
 
 class Backup(msgspec.Struct, forbid_unknown_fields=True):

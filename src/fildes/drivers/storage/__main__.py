@@ -10,6 +10,8 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+import msgspec
+
 from fildes.capabilities.files.driver import open_tree
 from fildes.capabilities.sqlite import grant as sqlite
 from fildes.capabilities.sqlite.driver import FILE, open_database
@@ -18,6 +20,7 @@ from fildes.daemon.start import Inheritance, confine
 from fildes.daemon.store import Store
 from fildes.drivers.storage import worker
 from fildes.drivers.storage.shelves import BadName, Full, Shelves
+from fildes.kernel import memfd
 from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Loop
 from fildes.runtime import trap
@@ -72,6 +75,14 @@ class Storage:
     async def look(self, asked: Asked[wire.List]) -> wire.Listed:
         found = self._shelves.look(asked.body.owner, asked.body.service)
         return wire.Listed([wire.Item(*shelf) for shelf in found])
+
+    async def kept(self, asked: Asked[wire.AskKept]) -> tuple[wire.KeptCount, list[Fd]]:
+        found = self._shelves.all(asked.body.owner, asked.body.service)
+        kept = [
+            wire.Kept(owner, service, [shelf.grant for shelf in shelves], sum(shelf.size for shelf in shelves))
+            for owner, service, shelves in found
+        ]
+        return wire.KeptCount(len(kept)), [memfd.sealed("kept", msgspec.msgpack.encode(kept))]
 
     async def backup(self, asked: Asked[wire.Backup]) -> wire.Copied:
         [into] = asked.fds
@@ -155,6 +166,7 @@ def main(inheritance: Inheritance) -> None:
     peer.on("storage.open", Open, _guarded(storage.open))
     peer.on("storage.tree", wire.Tree, _guarded(storage.tree))
     peer.on("storage.list", wire.List, _guarded(storage.look))
+    peer.on("storage.kept", wire.AskKept, _guarded(storage.kept))
     peer.on("storage.backup", wire.Backup, _guarded(storage.backup, 1))
     peer.on("storage.restore", wire.Restore, _guarded(storage.restore, 1))
     peer.on("storage.remove", wire.Remove, _guarded(storage.remove))
