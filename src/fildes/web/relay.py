@@ -37,6 +37,7 @@ ALL_PIECES: Final = 16 << 20  # bytes that all relays together may hold each way
 SMALLEST: Final = 4096
 STALL: Final = 60.0  # seconds in which a client takes or sends nothing, and is waited for
 _SWEEP: Final = 1.0
+_SHARE: Final = 4  # times what is left: so much may one owner's services have. Alone, four fifths of all
 
 # (number, peer, what came of the next request, past): the callee owns the number.
 Next = Callable[[int, bytes, bytes, Past], object]
@@ -51,6 +52,7 @@ class Relays:
         self._following = following
         self._relays: dict[int, Relay] = {}  # by the client's number
         self._sweeping = False
+        self._held: dict[str, int] = {}  # how many of them by the owner of the service
 
     def __len__(self) -> int:
         return len(self._relays)
@@ -69,7 +71,7 @@ class Relays:
         """Take over the client's connection, and post one end of a stream pair in its place.
 
         `most`: bytes of body that pass; `timeout`: seconds until an answer begins. `client`: as a proxy told."""
-        if len(self._relays) >= self._limit:
+        if not self._is_room(conveyor):
             text = "Too many connections are relayed."
             self._answers.unavailable(parcel.number, text, head_only=parcel.head_only, passed=parcel.past.passed)
             return
@@ -82,6 +84,7 @@ class Relays:
         relay = Relay(parcel, inner.take(), head, conveyor, most, timeout, self._loop.time())
         conveyor.relayed += 1
         self._relays[relay.client] = relay
+        self._held[relay.owner] = self._held.get(relay.owner, 0) + 1
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(_SWEEP, self._sweep)
@@ -96,6 +99,12 @@ class Relays:
             return
         post(conveyor, replacement)
         self._push_up(relay)
+
+    def _is_room(self, conveyor: Conveyor) -> bool:
+        """Whoever has many may only have more while there is much left: programs that never answer, and their clients,
+        keep nobody else's out."""
+        free = self._limit - len(self._relays)
+        return free > 0 and self._held.get(conveyor.owner, 0) < _SHARE * free
 
     def came_back(self, copy: Parcel | None) -> bool:
         """An instance hands back what was relayed to it: the client gets 421."""
@@ -297,6 +306,9 @@ class Relays:
 
     def _end(self, relay: Relay, *, keep_client: bool = False) -> None:
         del self._relays[relay.client]
+        self._held[relay.owner] -= 1
+        if not self._held[relay.owner]:
+            del self._held[relay.owner]
         self._crowd.leave(relay.who)
         relay.conveyor.relayed -= 1
         self._loop.unwatch(relay.client)

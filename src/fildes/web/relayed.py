@@ -20,7 +20,7 @@ class Relay:
 
     __slots__ = (
         "answered", "body", "client", "client_ended", "client_mask", "conveyor", "deaf", "down", "ended", "head",
-        "inner", "inner_mask", "most", "moved", "open", "past", "peer", "raw", "response", "rest", "sock", "started",
+        "inner", "inner_mask", "most", "moved", "open", "owner", "past", "peer", "raw", "response", "rest", "sock", "started",
         "taken", "timeout", "told_end", "up", "upgrade", "who",
     )  # fmt: skip
 
@@ -28,6 +28,7 @@ class Relay:
         self, parcel: Parcel, inner: int, head: Head, conveyor: Conveyor, most: int, timeout: float, now: float
     ) -> None:
         self.conveyor = conveyor
+        self.owner = conveyor.owner  # now: that of all static sites is each one's for a moment
         self.client = parcel.number
         self.sock = borrow(parcel.number)  # because only its calls can say MSG_DONTWAIT
         self.peer = parcel.peer

@@ -173,3 +173,18 @@ def test_a_proxy_header_from_somebody_undeclared(proxied, kit, version, source):
         client.sendall(header(version) + kit.get("a.test"))
         got = kit.read_all(client)
         assert got.startswith(b"HTTP/1.1 400 ") and (version == 2 or b"=proxy-protocol" in got)
+
+
+def test_a_program_that_never_answers_leaves_room_for_others(door, kit):
+    door.limit = 256  # descriptors: 16 relays
+    door.again(proxies=[[HTTP, "x-forwarded"]])
+    with contextlib.ExitStack() as stack:
+        _, c = stack.enter_context(instances(door, "aaaa", "cccc"))
+        for _ in range(20):
+            client = stack.enter_context(door.connect(HTTP))
+            client.sendall(kit.get("a.test"))
+        kit.until(lambda: door.counts().relayed >= 12)
+        with door.connect(HTTP) as client:
+            client.sendall(kit.get("c.test"))
+            c.serve_one(b"served")
+            assert answer(client).endswith(b"served")
