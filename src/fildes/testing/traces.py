@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+GRACE = 2.0  # seconds
+
 
 def children(pid: int) -> list[int]:
     """The pids of the children of `pid`; none if it is gone."""
@@ -53,24 +55,21 @@ class Traces:
         return sorted(pid for pid in pids if _start_time(pid))
 
     def left(self) -> list[str]:
-        """A sentence for everything that is still there."""
+        """A sentence for everything that is still there. What the kernel takes a moment to give up is waited for: the
+        last mount of a disk, a group whose last process is being taken apart."""
+        deadline = time.monotonic() + GRACE
+        while (found := self._found()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return found
+
+    def _found(self) -> list[str]:
         found = [f"process {pid} ({name(pid)})" for pid in self.processes()]
         found += [f"cgroup {path}" for path in self._cgroups()]
         found += [f"{self._state / file}" for file in ("control", "http") if (self._state / file).exists()]
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         found += [f"mount: {line}" for line in mounts if str(self._state) in line]
-        found += [f"loop device: {file}" for file in self._disks()]
-        return found
-
-    def _disks(self) -> list[str]:
-        """Files of the state that are loop devices; the kernel may take a moment to give up the last mount of one."""
-        deadline = time.monotonic() + 2
-        while True:
-            files = [_text(path) for path in Path("/sys/block").glob("loop*/loop/backing_file")]
-            found = [file.strip() for file in files if file.startswith(f"{self._state}/")]
-            if not found or time.monotonic() > deadline:
-                return found
-            time.sleep(0.01)
+        disks = [_text(path) for path in Path("/sys/block").glob("loop*/loop/backing_file")]
+        return found + [f"loop device: {file.strip()}" for file in disks if file.startswith(f"{self._state}/")]
 
     def _cgroups(self) -> list[str]:
         if not self._groups:
