@@ -1,7 +1,7 @@
-# setup demo test bench check clean: each sets up what it needs.
+# setup demo test test-vm bench check clean: each sets up what it needs.
 PYTHON = .venv/bin/python
 
-.PHONY: setup demo test bench check clean
+.PHONY: setup demo test test-vm bench check clean
 
 setup:
 	@sh scripts/setup.sh
@@ -11,6 +11,11 @@ test: setup
 	@sh scripts/setup-test.sh
 	$(PYTHON) -m ruff check .
 	@$(PYTHON) scripts/test.py
+
+# Under a real systemd: Debian 12 in QEMU, as docs/installing.md says. Takes root, some twenty minutes, and what
+# `apt-get install --no-install-recommends qemu-system-x86 qemu-utils mmdebstrap` gives; skipped where that is not there.
+test-vm: setup
+	$(PYTHON) -m pytest -m vm -v -x tests/vm
 
 # A node, the examples on it, and what they may not do; ten seconds.
 demo: setup
