@@ -20,8 +20,8 @@ class Relay:
 
     __slots__ = (
         "answered", "body", "client", "client_ended", "client_mask", "conveyor", "deaf", "down", "ended", "head",
-        "inner", "inner_mask", "most", "moved", "open", "owner", "past", "peer", "raw", "response", "rest", "sock", "started",
-        "taken", "timeout", "told_end", "up", "upgrade", "who",
+        "inner", "inner_mask", "most", "moved", "open", "owner", "past", "peer", "raw", "response", "rest", "sock",
+        "started", "taken", "timeout", "told_end", "up", "upgrade", "who",
     )  # fmt: skip
 
     def __init__(
