@@ -33,6 +33,12 @@ class Person:
         command = [*self._become, *self._fildes, *words]
         return subprocess.run(command, env=self._environment, input=stdin, capture_output=True, timeout=60, check=False)
 
+    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+        """Both of its outputs are one."""
+        command = [*self._become, *self._fildes, *words]
+        output = subprocess.PIPE
+        return subprocess.Popen(command, env=self._environment, stdout=output, stderr=subprocess.STDOUT)
+
     def may(self, *words: str, stdin: bytes = b"") -> str:
         done = self.fildes(*words, stdin=stdin)
         assert done.returncode == 0, done.stderr.decode()
