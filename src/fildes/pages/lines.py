@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -28,7 +29,7 @@ def read(data: bytes, file: str) -> Iterator[tuple[int, str]]:
     if len(data) > MAX_FILE:
         raise PagesError(f"{file}: {len(data):,} bytes; at most {MAX_FILE:,} are read")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         first = data.count(b"\n", 0, error.start) + 1
         raise wrong(file, first, f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8") from error

@@ -16,6 +16,10 @@ import msgspec
 
 from fildes.kernel import memfd
 from fildes.manifest import ManifestError, infer, read
+from fildes.pages import headers, redirects
+from fildes.pages.headers import Headers
+from fildes.pages.lines import PagesError
+from fildes.pages.redirects import Redirects
 from fildes.publish import dependencies, lockfile, requirements
 from fildes.publish.bundle import write_bundle
 from fildes.publish.children import Report, Result
@@ -89,6 +93,8 @@ def take_in(archive: int, contents: int, wish: Wish, report: Report) -> Result:
     if manifest.runtime != "static":
         folders = {"/".join(parts) for parts in tree.directories}
         found = dependencies.find(of_upload, manifest.extras, folders, again=wish.lock, upgrade=wish.upgrade)
+    else:
+        _check_pages(of_upload)
     grants = ", ".join(grant.name for grant in manifest.grants) or "none"
     report("manifest", f"{manifest.name}: {manifest.runtime}, grants: {grants}", began)
     for word in found.words:
@@ -98,6 +104,15 @@ def take_in(archive: int, contents: int, wish: Wish, report: Report) -> Result:
     needs = memfd.sealed("needs", msgspec.msgpack.encode(Needs(found.lines, lock, found.source, found.before)))
     index = memfd.sealed("tree", encode(tree))
     return msgspec.to_builtins(upload), [index.take(), needs.take()]
+
+
+def _check_pages(of_upload: Callable[[str], bytes | None]) -> None:
+    """What a static site says of itself has to be something that `static` can obey. Raises Rejected."""
+    try:
+        Headers(of_upload(headers.FILE) or b"")
+        Redirects(of_upload(redirects.FILE) or b"")
+    except PagesError as error:
+        raise Rejected(str(error)) from error
 
 
 def seal(index: int, contents: int, lock: bytes | None, target: int) -> Result:

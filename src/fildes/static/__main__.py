@@ -17,8 +17,6 @@ from fildes.daemon.store import Store
 from fildes.daemon.subscription import Subscription
 from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import EPOLLIN, EPOLLOUT, Loop
-from fildes.pack.format import PackError
-from fildes.pages.lines import PagesError
 from fildes.static import answer, handover
 from fildes.static.connection import HELD, Connection
 from fildes.static.connections import Connections
@@ -259,7 +257,7 @@ class Static:
             if self._sites.put(Site(release, answered.fds[0])):
                 self._connections.hot.drop_gone()
                 self._connections.hot_fresh.drop_gone()
-        except (Refused, PackError, PagesError, OSError) as error:
+        except Exception as error:  # whatever it is about this site, those who wait for it get an answer
             self._loop.on_error(error)
             self._failed.add(release)
             self._loop.call_later(1.0, lambda: self._failed.discard(release))
