@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+os.chdir(Path(__file__).parents[1])
 AT_ONCE = 2
 AGAIN = ("--last-failed", "--last-failed-no-failures", "none")
 PYTHON = sys.executable
@@ -32,14 +33,17 @@ class Piece(NamedTuple):
     tests: bool = True  # pytest's: 1 is the status of failed tests, and they can be run again
 
 
+PROGRAMS = "tests/journeys/test_real_programs_*.py"
+APART = ("tests/journeys", "tests/kernel", "tests/security")  # the last piece of tests is all the rest
 # The longest first. Of the oldest Python: what depends on the interpreter.
 PIECES = (
-    Piece("journeys", (*PYTEST, "tests/journeys")),
+    Piece("journeys", (*PYTEST, "tests/journeys", f"--ignore-glob={PROGRAMS}")),
     Piece("kernel", (*PYTEST, "tests/kernel")),
+    Piece("programs", (*PYTEST, *sorted(map(str, Path().glob(PROGRAMS))))),
     Piece("3.11", ("sh", "scripts/test-other-python.sh", "tests/unit", "tests/kernel/asgi", "tests/kernel/wsgi",
                    "tests/kernel/trap", "tests/journeys/test_examples.py")),
     Piece("security", (*PYTEST, "tests/security")),
-    Piece("unit", (*PYTEST, "tests/unit", "tests/style")),
+    Piece("unit", (*PYTEST, "tests", *(f"--ignore={folder}" for folder in APART))),
     Piece("mypy", (PYTHON, "-m", "mypy"), tests=False),
 )  # fmt: skip
 
@@ -114,5 +118,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    os.chdir(Path(__file__).parents[1])
     sys.exit(main())
