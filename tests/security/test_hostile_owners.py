@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import socket
@@ -112,3 +113,25 @@ def test_what_is_put_back_keeps_to_the_quota(node: Node, tmp_path: Path) -> None
         assert none == "not-found"
     assert sum(path.stat().st_blocks * 512 for path in (node.state / "data/anna").rglob("*")) < 4 << 20
     assert node.request("/", host="annas.localhost").body == b"kept"
+
+
+def test_no_command_runs_that_nobody_knows_of(node: Node, tmp_path: Path) -> None:
+    """Its lease is its life, and its place in the table: what is none may not start anything."""
+    code = "import os, time; os.write(1, b'alive'); time.sleep(60)"
+    reader, writer = os.pipe()
+    none, other = os.pipe()
+    here, there = socket.socketpair()
+    with open(tmp_path / "file", "wb") as file, open(os.devnull, "rb") as null, here, there:
+        for lease in (file.fileno(), null.fileno(), none, here.fileno(), reader):
+            with connection(node, ANNA) as sock:
+                body = {"service": "annas", "arguments": ["-c", code]}
+                assert ask(sock, "run", body, [lease, none, writer, writer])[0] == "malformed"
+    for fd in (writer, none, other):
+        os.close(fd)
+    with open(reader, "rb") as said:  # until nobody holds the other end
+        assert said.read() == b""
+    assert not [
+        service["commands"]
+        for service in json.loads(node.fildes("ps", "--json").stdout)["services"]
+        if service["commands"]
+    ]

@@ -149,6 +149,8 @@ class Commands:
         self._coming += 1
         try:
             _check(streams)
+            if lease is not None:
+                _check_lease(lease)
             if len(self) > MOST:
                 raise Refused("busy", f"{MOST} commands of {self._release.service} run already; wait for one to end")
             words = {"arguments": list(arguments), "environment": dict(environment)}
@@ -159,9 +161,13 @@ class Commands:
             raise
         finally:
             self._coming -= 1
-        if lease is not None:
-            command.hang_on(lease.dup())
-        self._take_up(command)
+        self._take_up(command)  # first: what runs is counted, shown and ended, whatever else fails
+        try:
+            if lease is not None:
+                command.hang_on(lease.dup())
+        except OSError as error:
+            command.end(signal.SIGKILL)
+            raise Refused("warm", f"the command's lease can't be watched: {error}") from error
         command.deposit()
         self._loop.call_later(START_LIMIT, command.begun_or_end)
         return command
@@ -273,6 +279,17 @@ def _check(streams: Sequence[Fd]) -> None:
         terminal = stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) in _PTS
         if not (stat.S_ISFIFO(found.st_mode) or terminal):
             raise Refused("malformed", "a command's streams are pipes or a pseudo-terminal; is this CLI the node's?")
+
+
+def _check_lease(lease: Fd) -> None:
+    """Of anything else its end may never be told: a file has none."""
+    try:
+        with socket.socket(fileno=os.dup(lease.fileno())) as sock:
+            if (sock.family, sock.type & 0xF) == (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+                return
+    except OSError:
+        pass
+    raise Refused("malformed", "a command's lease is a SOCK_SEQPACKET pair; is this CLI the node's?")
 
 
 def how(status: int | None, *, started: bool, oom_kills: int = 0) -> wire.Ended:
