@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -164,11 +163,3 @@ def answers(address: tuple[str, int]) -> bool:
     except OSError:
         return False
     return True
-
-
-def asleep(node: Node, name: str) -> float:
-    """End the service's instances; the milliseconds until the first byte of the next answer, from then on."""
-    node.fildes("stop", name)
-    began = time.monotonic()
-    ask(node.addresses[0], f"{name}.localhost", Ask("GET", "/robots.txt"))
-    return (time.monotonic() - began) * 1000
