@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 os.chdir(Path(__file__).parents[1])
 AT_ONCE = 2
-AGAIN = ("--last-failed", "--last-failed-no-failures", "none")
+AGAIN = ("--last-failed", "--last-failed-no-failures", "none", "--maxfail=10")
 PYTHON = sys.executable
 PYTEST = (PYTHON, "-m", "pytest", "--durations=8", "--durations-min=3")
 
