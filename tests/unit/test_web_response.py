@@ -44,12 +44,16 @@ def test_what_comes_behind_it_in_the_same_piece_is_dropped():
 @pytest.mark.parametrize("pieces", [1, 9, 1000])
 def test_chunks_and_trailers(pieces):
     response = make()
-    data = (
-        b"transfer-encoding: chunked\r\n\r\n3;x=1\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 5\r\nContent-Length: 9\r\n\r\nmore"
-    )
+    data = b"transfer-encoding: chunked\r\n\r\n3;x=1\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 5\r\n\r\nmore"
     out = passed(response, HEAD + data, pieces)
     assert out.endswith(b"0\r\nX-Sum: 5\r\n\r\n") and response.done and response.keep and response.size == 5
     assert b";x" not in out and b"more" not in out
+
+
+def test_a_trailer_that_frames_is_refused():
+    response = make()
+    with pytest.raises(Broken):
+        response.feed(HEAD + b"transfer-encoding: chunked\r\n\r\n0\r\nContent-Length: 9\r\n\r\n")
 
 
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
