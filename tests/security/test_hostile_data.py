@@ -65,6 +65,32 @@ def test_no_room_on_the_disk_beyond_the_quota(node: Node, who: str) -> None:
     assert taken < 4 << 20
 
 
+def test_one_name_after_the_other_is_no_more_room(node: Node, tmp_path: Path) -> None:
+    """What a program kept under the name of a grant that its manifest had before counts."""
+    node.fildes("policy", "mallory", f"data={6 << 20}")
+    for number in range(3):
+        grant = GRANT.replace("db]", f"db{number}]").replace("1MiB", "4MiB")
+        path = f"/data/db{number}.sqlite3"
+        source = f"""
+            import sqlite3
+            async def act(path):
+                db = sqlite3.connect("{path}")
+                db.execute("CREATE TABLE t (x)")
+                db.execute("INSERT INTO t VALUES (zeroblob(3 << 20))")
+                db.commit()
+                db.close()
+                return "kept"
+        """
+        folder = str(write_program(tmp_path, "hoard", source, grant))
+        done = node.fildes("publish", folder, "--owner", "mallory", check=False)
+        if number:
+            assert done.returncode == 1 and "are no more counts too" in done.stderr, done.stderr
+        else:
+            assert node.request("/", host="hoard.localhost").body == b"kept"
+    node.fildes("rm", "hoard", "--data")
+    node.fildes("publish", folder, "--owner", "mallory")
+
+
 def test_a_lock_for_ever_keeps_no_others_from_being_saved(node: Node, tmp_path: Path) -> None:
     assert ask(node, "keeper", "put()") == "put"
     assert ask(node, "rebel", "os.write(kept()[0], b'x' * 4096)") == 4096

@@ -101,7 +101,7 @@ ALLOWED: Final = MappingProxyType(
         "storage.open": frozenset({"bus", "orchestrator"}),
         "storage.tree": frozenset({"orchestrator"}),
         "storage.list": frozenset({"debug"}),
-        "storage.kept": frozenset({"debug"}),
+        "storage.kept": frozenset({"debug", "catalogue"}),
         "storage.backup": frozenset({"debug"}),
         "storage.restore": frozenset({"debug"}),
         "storage.remove": frozenset({"debug"}),

@@ -11,7 +11,7 @@ from fildes.catalogue import snapshots, view
 from fildes.catalogue.connection import Connection
 from fildes.catalogue.copying import without_secrets
 from fildes.catalogue.faults import translated
-from fildes.catalogue.policy import Facts, Holder, Target, data_of, split
+from fildes.catalogue.policy import Facts, Holder, Target, data_of, lasting, split
 from fildes.wire.catalogue import Login, Manifest, Policy, Release, ReleaseInfo, ServiceInfo, State
 
 _manifests: Final = msgspec.msgpack.Decoder(Manifest)
@@ -109,6 +109,15 @@ class Lookup(Connection):
             *(owner, besides, b"sqlite", b"files"),
         )
         return sum(data_of(_manifests.decode(row[0])) for row in rows)
+
+    def lasting(self, owner: str, besides: str) -> set[tuple[str, str]]:
+        """(service, grant) of all that this owner's other services keep now."""
+        rows = self._rows(
+            "SELECT service, manifest FROM release WHERE owner = ? AND service <> ? AND state = 'current' "
+            "AND (instr(manifest, ?) OR instr(manifest, ?))",
+            *(owner, besides, b"sqlite", b"files"),
+        )
+        return {(service, grant) for service, manifest in rows for grant in lasting(_manifests.decode(manifest))}
 
     def stored(self, owner: str, besides: str) -> int:
         """Bytes of this owner's releases, those of the service `besides` apart."""

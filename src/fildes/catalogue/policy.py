@@ -200,11 +200,21 @@ def _limits(manifest: Manifest, policy: Policy) -> list[Problem]:
 
 def data_of(manifest: Manifest) -> int:
     """The sum of the quotas of what a manifest's grants keep, bytes."""
+    names = lasting(manifest)
     return sum(
         sqlite.quota_of(grant.options) if grant.kind == "sqlite" else files.quota_of(grant.options)
         for grant in manifest.grants
-        if (grant.kind == "sqlite" and "of" not in grant.options) or (grant.kind == "files" and "path" in grant.options)
+        if grant.name in names
     )
+
+
+def lasting(manifest: Manifest) -> set[str]:
+    """The names of its grants of what lasts, its own."""
+    return {
+        grant.name
+        for grant in manifest.grants
+        if (grant.kind == "sqlite" and "of" not in grant.options) or (grant.kind == "files" and "path" in grant.options)
+    }
 
 
 def _data(manifest: Manifest, policy: Policy, facts: Facts) -> list[Problem]:
@@ -216,6 +226,6 @@ def _data(manifest: Manifest, policy: Policy, facts: Facts) -> list[Problem]:
         Problem(
             _at(manifest, "grants"),
             f"{text}; the policy allows {policy.data:,}",
-            'a smaller quota, such as quota = "64MiB"',
+            'a smaller quota, such as quota = "64MiB"; what is kept of services and grants that are no more counts too',
         )
     ]

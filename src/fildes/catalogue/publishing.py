@@ -11,7 +11,10 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from fildes.catalogue import policy, view
 from fildes.catalogue.database import Change, Database
@@ -20,10 +23,12 @@ from fildes.catalogue.lookup import Stored
 from fildes.catalogue.objects import Objects
 from fildes.catalogue.receiving import receive
 from fildes.daemon.peer import Asked, Peer, Refused
+from fildes.kernel import memfd
 from fildes.kernel.loop import Loop, Promise
 from fildes.manifest import words
 from fildes.manifest.problems import Problem, quote, show_all
 from fildes.manifest.verify import verify
+from fildes.wire import storage
 from fildes.wire.catalogue import AUDIENCES, Manifest, Publish, Published, Remove, Removed, Rollback
 from fildes.wire.log import Forget
 from fildes.wire.orchestrator import Warm, Warmed
@@ -67,7 +72,8 @@ class Publishing:
                 return self._published(current, watch, unchanged=True)
             if not words.OWNER.fullmatch(body.owner):
                 raise Refused("not-allowed", f"{quote(body.owner)} cannot be an owner's name")
-            self._check(body.manifest, body.owner)
+            left = await self._left_behind(body.manifest, body.owner)
+            self._check(body.manifest, body.owner, left=left)
             if current is None and self.db.tried_by_others(body.manifest.name, body.owner):
                 await self._forget_log(body.manifest.name)  # what failed publishes of theirs left in it
             watch.lap("check")
@@ -76,7 +82,7 @@ class Publishing:
                 id = os.urandom(6).hex()
                 new = self.db.add_candidate(id, body.owner, body.manifest, self._wall(), *files, abi=body.abi)
             watch.lap("store")
-            return await self._go_live(new, watch, body.ticket, body.manifest.filename)
+            return await self._go_live(new, watch, body.ticket, body.manifest.filename, left)
 
     async def rollback(self, asked: Asked[Rollback]) -> Published:
         """Raises Refused, NoSpace, BadState."""
@@ -95,12 +101,14 @@ class Publishing:
                 )
             if current is not None and wanted.id == current.id:
                 return self._published(current, watch, unchanged=True)
-            self._check(wanted.manifest, wanted.owner, f"release {wanted.id}, {wanted.manifest.filename}")
+            left = await self._left_behind(wanted.manifest, wanted.owner)
+            self._check(wanted.manifest, wanted.owner, f"release {wanted.id}, {wanted.manifest.filename}", left)
             if not (self.objects.has(wanted.bundle) and self.objects.has(wanted.pack)):
                 raise BadState(f"the files of release {wanted.id} are lost: publish {body.service} again")
             watch.lap("check")
             self.db.mark_returning(wanted.id)
-            return await self._go_live(wanted, watch, body.ticket, f"release {wanted.id}, {wanted.manifest.filename}")
+            filename = f"release {wanted.id}, {wanted.manifest.filename}"
+            return await self._go_live(wanted, watch, body.ticket, filename, left)
 
     async def remove(self, asked: Asked[Remove]) -> Removed:
         """Raises Refused, NoSpace, BadState."""
@@ -128,12 +136,31 @@ class Publishing:
 
     # — steps —
 
-    def _check(self, manifest: Manifest, owner: str, filename: str | None = None) -> None:
-        found = verify(manifest) or policy.check(manifest, owner, self.db.policy(owner), self.db.facts(manifest, owner))
+    def _check(self, manifest: Manifest, owner: str, filename: str | None = None, left: int = 0) -> None:
+        facts = self.db.facts(manifest, owner)
+        facts = replace(facts, data=facts.data + left)
+        found = verify(manifest) or policy.check(manifest, owner, self.db.policy(owner), facts)
         if found:
             raise Refused("manifest", show_all(filename or manifest.filename, found))
 
-    async def _go_live(self, new: Stored, watch: _Watch, ticket: str, filename: str) -> Published:
+    async def _left_behind(self, manifest: Manifest, owner: str) -> int:
+        """Bytes on the disk of what the owner keeps under names that no manifest has any more: they would else fill it
+        with one name after the other. 0 for a manifest that keeps nothing."""
+        if not policy.lasting(manifest):
+            return 0
+        answer = await self.peer.ask("storage.kept", storage.AskKept(owner), reply=storage.KeptCount)
+        [sealed] = answer.fds
+        with sealed:
+            kept = msgspec.msgpack.decode(memfd.read_sealed(sealed.fileno()), type=list[storage.Kept])
+        names = self.db.lasting(owner, manifest.name) | {(manifest.name, grant) for grant in policy.lasting(manifest)}
+        return sum(
+            size
+            for of in kept
+            for grant, size in zip(of.grants, of.sizes, strict=True)
+            if (of.service, grant) not in names
+        )
+
+    async def _go_live(self, new: Stored, watch: _Watch, ticket: str, filename: str, left: int) -> Published:
         """Warm it, make it the current one, tell everybody. Whatever fails: it is gone, and the old one goes on."""
         try:
             if new.manifest.runtime != "static":
@@ -144,7 +171,7 @@ class Publishing:
                 watch.lap("warm")
                 watch.laps.update({f"warm.{name}": ms for name, ms in warmed.body.phases.items()})
             # Others were served while it warmed: what it claims may be taken by now.
-            self._check(new.manifest, new.owner)
+            self._check(new.manifest, new.owner, left=left)
             try:
                 change = self.db.switch(new, self._wall(), KEEP)
             except sqlite3.IntegrityError as error:

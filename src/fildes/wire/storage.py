@@ -62,6 +62,7 @@ class Kept(msgspec.Struct, forbid_unknown_fields=True):
     service: str
     grants: list[str]
     size: int
+    sizes: list[int] = []  # of each of them
 
 
 class KeptCount(msgspec.Struct, forbid_unknown_fields=True):

@@ -79,8 +79,9 @@ class Storage:
     async def kept(self, asked: Asked[wire.AskKept]) -> tuple[wire.KeptCount, list[Fd]]:
         found = self._shelves.all(asked.body.owner, asked.body.service)
         kept = [
-            wire.Kept(owner, service, [shelf.grant for shelf in shelves], sum(shelf.size for shelf in shelves))
+            wire.Kept(owner, service, [shelf.grant for shelf in shelves], sum(sizes), sizes)
             for owner, service, shelves in found
+            for sizes in [[shelf.size for shelf in shelves]]
         ]
         return wire.KeptCount(len(kept)), [memfd.sealed("kept", msgspec.msgpack.encode(kept))]
 
