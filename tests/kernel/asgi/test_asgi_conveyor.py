@@ -13,18 +13,21 @@ GET = b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n"
 
 
 def read_response(sock: socket.socket) -> bytes:
-    """One response with a Content-Length."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        more = sock.recv(65536)
-        assert more, data
-        data += more
-    head, _, body = data.partition(b"\r\n\r\n")
+    """One response with a Content-Length, and nothing of what comes behind it."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += read(sock, 1)
     size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    body = b""
     while len(body) < size:
-        body += sock.recv(65536)
-    assert len(body) == size
+        body += read(sock, size - len(body))
     return body
+
+
+def read(sock: socket.socket, most: int) -> bytes:
+    data = sock.recv(most)
+    assert data, "the end"
+    return data
 
 
 def test_taken_and_done_for_every_connection(make_stage: Any) -> None:
