@@ -49,7 +49,7 @@ static struct setting setting;
 struct order {
     int kind; /* below */
     int pid, status;                /* ENDED */
-    int conveyor, handle, channel;  /* INSTANCE */
+    int conveyor, handle, channel;  /* INSTANCE; conveyor -1: it was forked ahead */
     int locked;                     /* INSTANCE: the trap and the filter are on */
     int fd_count, fds[MAX_ORDER_FDS]; /* as they came, -1: used up */
     int length;                     /* of the message */
@@ -184,20 +184,23 @@ static const char *part(const struct order *order, int n) {
     return at < end ? at : "";
 }
 
-/* A start in which nothing but what is done here is asked for; -1 for every other message. Else how many grants. */
+/* A start in which nothing but what is done here is asked for; -1 for every other message. Else how many grants.
+ * Without a conveyor it is one ahead: see fildes_fork_conveyor. */
 static int plain_start(const struct order *order) {
-    int grants = 0, known = 0, i = 0;
+    int grants = 0, known = 0, conveyors = 0, i = 0;
     if (order->length < 4 || memcmp(message, "S1", 3) || strlen(part(order, 1)) >= NAME)
         return -1;
     for (const char *at = part(order, 2); *at; at += strlen(at) + 1, i++) {
         if (!strncmp(at, "grant:", 6))
             grants++;
-        else if (!strcmp(at, "conveyor") || !strcmp(at, "handle") || !strcmp(at, "channel"))
+        else if (!strcmp(at, "conveyor"))
+            conveyors++;
+        else if (!strcmp(at, "handle") || !strcmp(at, "channel"))
             known++;
         else if (strcmp(at, "cgroup"))
             return -1;
     }
-    return known == 3 && i == order->fd_count ? grants : -1;
+    return known == 2 && conveyors <= 1 && i == order->fd_count ? grants : -1;
 }
 
 static void lock_down(struct order *order) {
@@ -211,6 +214,11 @@ static void lock_down(struct order *order) {
     order->locked = 1;
 }
 
+static void say_up(int handle) {
+    if (send(handle, "U", 1, MSG_NOSIGNAL) < 0)
+        fail("the orchestrator is gone");
+}
+
 /* In the child. Its descriptors keep the numbers at which they came. */
 static void become_instance(struct order *order, int grants) {
     struct sigaction action = {.sa_handler = SIG_DFL};
@@ -221,6 +229,7 @@ static void become_instance(struct order *order, int grants) {
         close(setting.closing[i]);
     close(setting.control);
     const char *at = part(order, 2);
+    order->conveyor = -1;
     for (int i = 0; i < order->fd_count; i++, at += strlen(at) + 1) {
         int *fd = &order->fds[i];
         if (!strcmp(at, "cgroup")) { /* itself, and only itself: kernel/cgroups.py */
@@ -235,8 +244,8 @@ static void become_instance(struct order *order, int grants) {
         else if (!strcmp(at, "channel"))
             order->channel = *fd;
     }
-    if (send(order->handle, "U", 1, MSG_NOSIGNAL) < 0)
-        fail("the orchestrator is gone");
+    if (order->conveyor >= 0)
+        say_up(order->handle);
     if (!grants)
         lock_down(order);
     sigprocmask(SIG_SETMASK, &without_sigchld, NULL);
@@ -325,4 +334,31 @@ PUBLIC int fildes_fork_next(void) {
 /* The last message, `length` bytes. */
 PUBLIC const char *fildes_fork_message(void) {
     return message;
+}
+
+/* In an instance that was forked ahead: wait until somebody needs it. Who closes the other end of its handle does not
+ * want it any more. */
+PUBLIC int fildes_fork_conveyor(int handle) {
+    for (;;) {
+        struct pollfd waiting = {handle, POLLIN, 0};
+        char word[8];
+        struct iovec room = {word, sizeof word};
+        union {
+            char bytes[CMSG_SPACE(sizeof(int))];
+            struct cmsghdr aligned;
+        } control;
+        struct msghdr header = {.msg_iov = &room, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+        if (poll(&waiting, 1, -1) < 0 && errno != EINTR)
+            _exit(EX_OSERR);
+        ssize_t length = recvmsg(handle, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        if (length < 0 && (errno == EAGAIN || errno == EINTR))
+            continue;
+        struct cmsghdr *one = length > 0 ? CMSG_FIRSTHDR(&header) : NULL;
+        if (!one || word[0] != 'G' || one->cmsg_level != SOL_SOCKET || one->cmsg_type != SCM_RIGHTS)
+            _exit(0);
+        int conveyor;
+        memcpy(&conveyor, CMSG_DATA(one), sizeof conveyor);
+        say_up(handle);
+        return conveyor;
+    }
 }

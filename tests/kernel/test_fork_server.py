@@ -57,6 +57,9 @@ while (kind := waiting.next()) != server.OVER:
         said["status"] = os.waitstatus_to_exitcode(order.status)
     print(json.dumps(said), flush=True)
     if kind == server.INSTANCE:
+        if order.conveyor < 0:
+            ahead = waiting.conveyor(order.handle)
+            print(json.dumps({"ahead": ahead, "open": sorted(open_numbers())}), flush=True)
         os._exit(7)
     if kind == server.MESSAGE and os.fork() == 0:
         os._exit(9)
@@ -146,6 +149,36 @@ def test_a_start(stage: Stage) -> None:
     assert handle.recv(10) == b"", "nobody has kept its handle"
     handle.close()
     os.close(cgroup)
+
+
+def test_one_ahead_waits_behind_its_filter_for_its_conveyor(stage: Stage) -> None:
+    handle, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    handle.settimeout(10)
+    theirs.setblocking(False)
+    with handle, theirs, open("/dev/null", "rb") as null:
+        stage.order(wire.encode_start("abc", ["handle", "channel"], fork=True), theirs.fileno(), null.fileno())
+        theirs.close()
+        said = stage.said()
+        assert said["kind"] == "instance" and said["locked"] == 1 and said["numbers"][0] == -1
+        send_with_fds(handle.fileno(), wire.GO, [null.fileno()])
+        assert handle.recv(10) == b"U"
+        said = stage.said()
+        assert said["ahead"] in said["open"] and said["ahead"] > 2
+    assert stage.answer() == {"is": "exited", "instance": "abc", "status": 7 << 8}
+
+
+@pytest.mark.parametrize("word", [b"", b"D", wire.GO])
+def test_one_ahead_that_nobody_needs_ends(stage: Stage, word: bytes) -> None:
+    """Also when it is sent for without a conveyor."""
+    handle, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setblocking(False)
+    with handle, theirs, open("/dev/null", "rb") as null:
+        stage.order(wire.encode_start("abc", ["handle", "channel"], fork=True), theirs.fileno(), null.fileno())
+        theirs.close()
+        if word:
+            handle.send(word)
+    assert stage.said()["kind"] == "instance"
+    assert stage.answer() == {"is": "exited", "instance": "abc", "status": 0}
 
 
 def test_with_a_grant_python_does_the_rest(stage: Stage) -> None:

@@ -102,7 +102,7 @@ def _end_at(loop: Loop, store: Store, zygote: Deposit, deadline: float) -> None:
 
 
 def _in_stock(instance: Deposit) -> bool:
-    return len(instance.fds) == 1 and never_started(instance.fds[0].fileno())
+    return len(instance.fds) == 1 and never_started(instance.fds[0].fileno(), instance.blob)
 
 
 def _kill(pidfd: Fd) -> None:

@@ -11,13 +11,14 @@ from fildes.daemon.store import Deposit, Store
 from fildes.kernel import fds
 from fildes.kernel.fds import Fd, close_all
 from fildes.kernel.loop import Loop
-from fildes.orchestrator.instances import Instance, never_started
+from fildes.orchestrator.instances import WAITS, Instance, never_started
 from fildes.orchestrator.kits import Kit
 from fildes.orchestrator.life import Said, Stage
 from fildes.orchestrator.resources import Resources
 from fildes.orchestrator.zygotes import Zygote
 from fildes.wire import web
 from fildes.wire.catalogue import Release
+from fildes.wire.zygote import GO
 
 EXIT_WORD: Final = 0.25  # seconds to wait for the zygote's word on how an instance ended
 
@@ -49,30 +50,40 @@ class Crew:
     # — beginning —
 
     def order(self, zygote: Zygote, kit: Kit, conveyor: Fd, wanted_at: float) -> Instance:
-        """One more. Raises OSError and Refused when the zygote takes no order; the kit is used up either way."""
-        instance = Instance(self._loop, self._store, self._release.id, kit.instance, kit.ours, zygote.pid, kit.cgroup)
-        instance.held = kit.held | {fds.name(conveyor.fileno()): "runtime: conveyor"}
-        instance.timeline["wanted"] = wanted_at
+        """One more. Raises OSError and Refused when the zygote takes no order, or who waited is gone. The kit is
+        used up either way."""
+        instance: Instance | None = None
         try:
-            zygote.start(kit.instance, [("conveyor", conveyor.fileno()), *kit.named()])
+            if kit.waits:  # before anything else is done here: it runs on another core meanwhile
+                fds.send_with_fds(kit.ours.fileno(), GO, [conveyor.fileno()])
+            instance = self._ordered(zygote, kit, wanted_at)
+            if not kit.waits:
+                zygote.start(kit.instance, [("conveyor", conveyor.fileno()), *kit.named()])
         except BaseException:
-            self._close(instance)
+            self._close(instance or self._ordered(zygote, kit, wanted_at))
             raise
         finally:
             close_all(kit.given)
+        instance.held = kit.held | {fds.name(conveyor.fileno()): "runtime: conveyor"}
         self._take_up(instance)
+        return instance
+
+    def _ordered(self, zygote: Zygote, kit: Kit, wanted_at: float) -> Instance:
+        instance = Instance(self._loop, self._store, self._release.id, kit.instance, kit.ours, zygote.pid, kit.cgroup)
+        instance.timeline["wanted"] = wanted_at
         return instance
 
     def adopt(self, deposit: Deposit, name: str, zygote: Zygote | None) -> None:
         """Take up what a forerunner left: an instance, or a kit that was in stock, which is thrown away."""
         handle, *pidfd = deposit.fds
-        if zygote is None or (not pidfd and never_started(handle.fileno())):
+        if zygote is None or (not pidfd and never_started(handle.fileno(), deposit.blob)):
             close_all(deposit.fds)
             self._store.drop(deposit.key)
             return
         cgroup = self._resources.instance_cgroup(zygote.cgroup, name, self._release)
         instance = Instance(self._loop, self._store, self._release.id, name, handle, zygote.pid, cgroup)
         instance.held = json.loads(deposit.blob)
+        instance.held.pop(WAITS, None)
         instance.adopt(pidfd[0] if pidfd else None)
         self._take_up(instance)
 

@@ -19,6 +19,7 @@ from fildes.orchestrator import life
 from fildes.orchestrator.life import Said, Stage
 
 BLOB: Final = 1000  # bytes; init keeps 1 KiB
+WAITS: Final = "waits"  # among what it holds, in the store: it was forked ahead, and nobody needs it yet
 FIRST_STEPS: Final = 0.004  # seconds from the order on, in which nobody listens to what an instance says
 _BURST: Final = 64  # words at once
 _RATE: Final = 200.0  # and a second; an instance has no use for half as many, and one that floods us ends
@@ -29,12 +30,15 @@ def instance_key(release: str, instance: str) -> str:
     return f"instance.{release}.{instance}"
 
 
-def never_started(handle: int) -> bool:
-    """Whether nobody holds the other end of a handle, and nobody ever said a word on it: a kit that was in stock."""
+def never_started(handle: int, blob: bytes) -> bool:
+    """Whether nobody holds the other end of a handle, or one that waits, and nobody ever said a word on it: a kit that
+    was in stock."""
     try:
         with receive_with_fds(handle, 64, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT) as word:
             return not word.data
-    except (BlockingIOError, Truncated):
+    except BlockingIOError:
+        return WAITS in json.loads(blob)
+    except Truncated:
         return False
     except ConnectionResetError:
         return True
@@ -43,7 +47,7 @@ def never_started(handle: int) -> bool:
 def held_as_blob(held: dict[str, str]) -> bytes:
     """For the fd store; what would be too long for it is forgotten, and shown as unexplained after a restart."""
     blob = json.dumps(held, ensure_ascii=False, separators=(",", ":")).encode()
-    return blob if len(blob) <= BLOB else b"{}"
+    return blob if len(blob) <= BLOB else json.dumps({name: held[name] for name in (WAITS,) if name in held}).encode()
 
 
 class Instance:
@@ -76,9 +80,18 @@ class Instance:
         self.on_end: Callable[[], object] = lambda: None
         self._words, self._since = float(_BURST), loop.time()
         # Not while it takes its first steps: to be told of them would take the CPU from it, a third of a start.
+        self._deaf = True
         self._listening = loop.call_later(FIRST_STEPS, self._listen)
 
+    def hear(self) -> None:
+        """Listen from now on: somebody asks who it is."""
+        if self._deaf and not self._handle.closed:
+            self._listening.cancel()
+            self._listen()
+            self._on_handle(0)
+
     def _listen(self) -> None:
+        self._deaf = False
         self._loop.watch(self._handle.fileno(), EPOLLIN, self._on_handle)
 
     def deposit(self) -> None:
@@ -106,6 +119,7 @@ class Instance:
 
     def kill(self) -> None:
         """At once; nothing if it is gone or the kernel has not attested it yet."""
+        self.hear()
         if self._pidfd is not None and not self._pidfd.closed:
             process.pidfd_send_signal(self._pidfd.fileno(), signal.SIGKILL)
 

@@ -41,10 +41,12 @@ class Kit:
     cgroup: Cgroup | None = None
     entrances: list[Fd] = field(default_factory=list)  # by which the instance puts itself into the cgroup
     secrets: str = ""  # their edition
+    waits: bool = False  # a process has it already, and waits for the conveyor
 
     def close(self) -> None:
+        """Who waits ends then."""
         close_all([self.ours, *self.given])
-        if self.cgroup is not None:
+        if self.cgroup is not None and not self.waits:
             self.cgroup.remove()  # nobody was in it
 
     @property

@@ -55,6 +55,7 @@ def _how(release: Release, supervised: Supervised | None, wishes: Wishes) -> tup
 
 def instance(one: Instance, zygotes: dict[str, str]) -> InstanceState:
     """`zygotes`: what its zygote was given, and it has with it."""
+    one.hear()
     memory = int(one.cgroup.usage().get("memory", 0)) if one.cgroup is not None else None
     held = zygotes | one.held
     return InstanceState(one.name, one.pid, one.started, memory, held, one.timeline, str(one.stage))

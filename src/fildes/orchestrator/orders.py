@@ -78,9 +78,13 @@ class Orders:
         if kit is None:
             return False
         self.waiting -= 1
+        waited = kit.waits
         try:
             self._crew.order(zygote, kit, self._doorway.open().receiving, self.wanted_at or time.monotonic())
         except (OSError, Refused) as error:
+            if waited and isinstance(error, BrokenPipeError | ConnectionResetError):  # it was killed: another, then
+                self.waiting += 1
+                return False
             self.waiting = 0
             self._none(f"the zygote took no order: {error}")
             return True

@@ -50,7 +50,7 @@ class Supervised(Steered):
         )
         self.commands = Commands(loop, peer, store, resources, release)
         self.commands.on_empty = self._commands_over
-        self._stock = Stock(loop, peer, store, resources, release, self._no_kit, self._outdate)
+        self._stock = Stock(loop, peer, store, resources, release, self._no_kit, self._outdate, self._has_room)
         self.orders = Orders(
             loop,
             self._stock,
@@ -143,6 +143,12 @@ class Supervised(Steered):
     def _prepare(self) -> None:
         if self.nursery.zygote is not None and self.state in (State.WARM, State.RUNNING):
             self._stock.fill(self.nursery.zygote)
+
+    def _has_room(self) -> bool:
+        """Whether somebody may soon need one instance more."""
+        if self.stopped or self.frozen or self.orders.waiting or self.state not in (State.WARM, State.RUNNING):
+            return False
+        return len(self.crew) < self.bounds().most
 
     def _no_kit(self, why: str) -> None:
         self.note = why

@@ -3,8 +3,8 @@
     load(settings) -> Program        imports the program, makes its one event loop; nothing is running afterwards
     serve(program, kit, lock) -> int renews the loop's descriptors, locks, starts the program up, answers until the end
 
-`serve` calls `lock` when the loop runs, before any of the program's code: the loop stats its wake-up descriptor when
-it begins to run, and from `lock` on only calls on descriptors are allowed.
+`serve` calls `lock` when the loop runs, before any of the program's code and before it looks at `kit.conveyor`: that is
+where an instance waits that was forked ahead of whoever needs it. True is returned if it did.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def serve(program: Program, kit: Kit, lock: Callable[[], object]) -> int:
 
 
 async def _serve(serving: Serving, kit: Kit, lock: Callable[[], object]) -> int:
-    lock()
+    if lock():
+        await asyncio.sleep(0)  # a loop reads the clock once a round, and this one may have taken hours
     lifespan = Lifespan(serving.loop, serving.program, serving.state)
     try:
         await lifespan.startup()

@@ -10,6 +10,7 @@ shown to people, and never decides anything but the tenant's own fate.
     loaded   {"is": "loaded", "phases": {name: ms}}
     failed   {"is": "failed", "error": sentence, "detail": traceback}
     start    {"do": "start", "instance": id, "fork": bool, "fds": ["conveyor", "handle", "channel", "grant:NAME", …]}
+             without a conveyor it is one ahead: forked, confined, and waiting for GO on its handle, with the conveyor
     command  {"do": "start", "instance": id, "fork": bool, "command": {"arguments": [word, …], "environment": {…}},
               "fds": ["handle", "channel", "stdin", "stdout", "stderr", "filter", "grant:NAME", …]}
     exited   {"is": "exited", "instance": id, "status": waitpid(2) status}
@@ -25,6 +26,7 @@ from typing import Any, Final
 
 MAX_DATAGRAM: Final = 128 * 1024  # bytes
 MAX_FDS: Final = 64
+GO: Final = b"G"
 _MAX_PHASES: Final = 16
 _STEERING: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # steers terminals; is no UTF-8
 

@@ -204,18 +204,19 @@ class Zygote:
     def _become_instance(self, fds: dict[str, list[Fd]], *, forked: bool) -> NoReturn:
         try:
             self.leave()
+            for fd in fds.get("cgroup", []):
+                os.write(fd.fileno(), b"0")  # itself: see Cgroup.entrances
+                fd.close()
             kit = Kit(
-                conveyor=fds["conveyor"][0].take(),
+                conveyor=fds["conveyor"][0].take() if "conveyor" in fds else -1,
                 handle=fds["handle"][0].take(),
                 channel=fds["channel"][0].take(),
                 packs=self.packs,
                 grants=self.grants_of(fds),
                 settings=self.settings,
             )
-            for fd in fds.get("cgroup", []):
-                os.write(fd.fileno(), b"0")  # itself: see Cgroup.entrances
-                fd.close()
-            send_with_fds(kit.handle, b"U")
+            if kit.conveyor >= 0:
+                send_with_fds(kit.handle, b"U")
         except BaseException:
             traceback.print_exc()
             os._exit(EX_SOFTWARE)
@@ -229,7 +230,7 @@ class Zygote:
                 seccomp.install(self.serve_filter, every_thread=not forked)
             _hand_over(kit)
             # The filter is on already: what an event loop asks at its start, the trap answers.
-            status = self.runtime.serve(self.program, kit, lambda: None)
+            status = self.runtime.serve(self.program, kit, lambda: self._wait(kit))
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
         except BaseException:
@@ -239,6 +240,16 @@ class Zygote:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(status & 0xFF)
+
+    def _wait(self, kit: Kit) -> bool:
+        """In an instance that was forked ahead, until somebody needs it: all that is left to do is the program's.
+
+        Whether there was anything to wait for.
+        """
+        if kit.conveyor >= 0:
+            return False
+        kit.conveyor = self._server.conveyor(kit.handle) if self._server is not None else _conveyor(kit.handle)
+        return True
 
     def _reap(self) -> None:
         while True:
@@ -254,6 +265,20 @@ class Zygote:
         instance = self.instances.pop(pid, None)
         if instance is not None:
             _send(self.control, {"is": "exited", "instance": instance, "status": status})
+
+
+def _conveyor(handle: int) -> int:
+    """As fildes_fork_conveyor in shim/fork.c."""
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    while True:
+        poll.poll()
+        with contextlib.suppress(BlockingIOError):
+            received = receive_with_fds(handle, 8, 1)
+            if received.data != wire.GO or not received.fds:
+                os._exit(0)
+            send_with_fds(handle, b"U")
+            return received.fds[0].take()
 
 
 def _hand_over(kit: Kit) -> None:

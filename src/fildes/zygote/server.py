@@ -93,6 +93,7 @@ class Server:
         held.fildes_fork_order.restype = ctypes.POINTER(Order)
         self.order = held.fildes_fork_order().contents
         self._next, self._message = held.fildes_fork_next, held.fildes_fork_message
+        self.conveyor = held.fildes_fork_conveyor  # (handle): waits for it, and says that the instance is up
 
     def next(self) -> int:
         """The kind of what happened; `order` has the rest. Raises OSError when the control socket can't be read."""
