@@ -15,6 +15,22 @@ def programs() -> Callable[[], Any] | None:
     return _of_starlette if "starlette.routing" in sys.modules else None
 
 
+def wsgi_programs() -> Callable[[], Any] | None:
+    """The same for WSGI: Flask. (What Django is, its settings say, and they are the program's.)"""
+    return _of_flask if "flask.app" in sys.modules else None
+
+
+def _of_flask() -> Any:
+    flask = importlib.import_module("flask")
+    app = flask.Flask(__name__, static_folder=None)
+
+    def item(number: int) -> Any:
+        return flask.jsonify(number=number, x=flask.request.args.get("x"))
+
+    app.add_url_rule("/items/<int:number>", view_func=item)
+    return app
+
+
 def _of_fastapi() -> Any:
     fastapi = importlib.import_module("fastapi")
     app = fastapi.FastAPI(openapi_url=None)

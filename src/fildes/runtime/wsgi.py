@@ -11,17 +11,19 @@ import contextlib
 import gc
 import importlib
 import os
+import select
 import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from fildes.runtime import frameworks, wsgi_warm
 from fildes.runtime.date import Dater
 from fildes.runtime.kit import Kit
 from fildes.runtime.program import find
 from fildes.runtime.wsgi_loop import Program, Serving
-from fildes.runtime.wsgi_warm import warm
 
 # What programs import in their first request otherwise, when there are no files any more.
 LATER = ("encodings.idna", "mimetypes", "traceback", "linecache", "concurrent.futures.thread")
@@ -38,7 +40,7 @@ def prepare() -> None:
     for name in LATER:
         importlib.import_module(name)
     importlib.import_module("mimetypes").init()
-    warm()
+    wsgi_warm.warm()
 
 
 def settle(program: Program, settings: dict[str, Any]) -> Serving:
@@ -53,6 +55,13 @@ def settle(program: Program, settings: dict[str, Any]) -> Serving:
     return serving
 
 
+def practise(_: Serving) -> list[Callable[[], None]]:
+    """Requests to a program of ours, and to one on the framework that the program uses. In the zygote."""
+    make = frameworks.wsgi_programs()
+    programs = [wsgi_warm.nobodys, *([make()] if make is not None else [])]
+    return [partial(wsgi_warm.warm, program) for program in programs]
+
+
 def serve(serving: Serving, kit: Kit, lock: Callable[[], object]) -> int:
     """Answer what comes in over `kit.conveyor` until the instance is told to end, or idle. The exit status."""
     lock()
@@ -61,6 +70,7 @@ def serve(serving: Serving, kit: Kit, lock: Callable[[], object]) -> int:
         serving.dater = Dater(serving.time, time.time)
     if kit.settings.get("stays"):
         serving.on_idle = lambda: _say(kit, b"Z")
+        _rehearse(kit)
     serving.begin(kit.conveyor, kit.handle)
     _say(kit, b"R")  # a publish waits for this word
     serving.crew.run()
@@ -69,6 +79,14 @@ def serve(serving: Serving, kit: Kit, lock: Callable[[], object]) -> int:
     # As at the end of any Python program; the process ends by _exit(2), which would leave it out.
     atexit._run_exitfuncs()
     return 0
+
+
+def _rehearse(kit: Kit) -> None:
+    """As warm.rehearse, but never with the program's own: one that does not return could not be given up."""
+    waiting = select.poll()
+    waiting.register(kit.conveyor, select.POLLIN)
+    if not waiting.poll(0):
+        wsgi_warm.warm(connections=2)
 
 
 def _say(kit: Kit, word: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Serve a few requests in the zygote, to nobody, without a thread: see `warm`."""
+"""Serve some requests to nobody, without a thread: in the zygote, and in an instance that is to stand by."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fildes.runtime.warm import CONNECTIONS
-from fildes.runtime.wsgi_loop import Serving
+from fildes.runtime.wsgi_loop import Program, Serving
 from fildes.wire import conveyor
 
-_HEAD = b"GET /warm?x=%d HTTP/1.1\r\nHost: warm.localhost\r\nUser-Agent: warm\r\nAccept: */*\r\nCookie: a=b\r\n%b\r\n"
+_HEAD = (
+    b"GET /items/%d?x=7 HTTP/1.1\r\nHost: warm.localhost\r\nUser-Agent: warm\r\nAccept: */*\r\nCookie: a=b\r\n%b\r\n"
+)
 
 
-def _program(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+def nobodys(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     body = environ["wsgi.input"].read()
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "4")])
     return [body + b"warm"]
 
 
-def warm() -> None:
+def warm(program: Program = nobodys, *, connections: int = CONNECTIONS) -> None:
     """Leaves nothing behind: no descriptor, no thread."""
-    serving = Serving(_program, {})
+    serving = Serving(program, {})
     door, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     handle, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with door, end, handle, other, contextlib.ExitStack() as clients:
         end.setblocking(False)
         serving.begin(end.fileno(), handle.fileno())
         try:
-            for number in range(CONNECTIONS):
+            for number in range(connections):
                 client, theirs = socket.socketpair()
                 clients.enter_context(client)
                 for one in (client, theirs):
