@@ -129,7 +129,7 @@ def hundred(stand: Stand, effort: Effort) -> Iterator[Row]:
     )
     if memory:
         yield Row(
-            "— memory of each after its answer, kernel's share included",
+            "— memory that each took more for it, kernel's share included (a process of each had waited)",
             size(statistics.median(memory) / len(names)),
         )
 
