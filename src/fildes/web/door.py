@@ -33,7 +33,6 @@ from fildes.web.proxies import HTTP, PROXY_PROTOCOL, WAYS, Client, Proxies
 from fildes.web.relay import Relays
 from fildes.web.sockets import Gone, NotOurs, acknowledge, believe, close_passed, local_addresses, peer_text
 from fildes.wire import conveyor as wire
-from fildes.wire.catalogue import Route
 from fildes.wire.http import Bad, Head, Incomplete, parse, split_host
 from fildes.wire.http_fields import Refused
 from fildes.wire.web import CountsGiven
@@ -244,7 +243,8 @@ class Door:
             return
         if self._crowd.limit and not past.way and conveyor.release != STATIC:
             parcel.who = self._crowd.key(peer)
-        if past is FRESH and not match.shared and self._is_plain(parcel, conveyor, route, head):
+        plain = past is FRESH and not match.shared and not head.has_body
+        if plain and conveyor.has_room(parcel.who, self._crowd.limit, route.connections):
             self.exchange.post(conveyor, parcel)
             return
         if head.has_body:
@@ -255,16 +255,6 @@ class Door:
             self.relays.start(parcel, head, conveyor, self._post, client=client, most=route.body, timeout=route.timeout)
         else:
             self._post(conveyor, parcel)
-
-    def _is_plain(self, parcel: Parcel, conveyor: Conveyor, route: Route, head: Head) -> bool:
-        """Whether a fresh connection is of the usual kind, of which nothing has to be asked more closely: it goes on
-        without what follows here."""
-        ledger = conveyor.ledger
-        return (
-            not (conveyor.halted or conveyor.retired or head.fields.content_length or head.fields.chunked)
-            and len(ledger.unacknowledged) + len(ledger.taken) + len(ledger.kept) + conveyor.relayed < route.connections
-            and (not parcel.who or ledger.clients.get(parcel.who, 0) < self._crowd.limit)
-        )
 
     def _is_refused(self, parcel: Parcel, conveyor: Conveyor, match: Match, head: Head) -> bool:
         """Whether it was answered here, because of where it has been, of its size, or of too many others."""

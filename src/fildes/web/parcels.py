@@ -115,6 +115,15 @@ class Conveyor:
     def idle(self) -> bool:
         return not (self.backlog or self.ledger.unacknowledged or self.ledger.taken)
 
+    def has_room(self, who: bytes, most_of_one: int, connections: int) -> bool:
+        """Whether one more may go the usual way, with nothing to be asked more closely."""
+        ledger = self.ledger
+        return (
+            not (self.halted or self.retired)
+            and len(ledger.unacknowledged) + len(ledger.taken) + len(ledger.kept) + self.relayed < connections
+            and (not who or ledger.clients.get(who, 0) < most_of_one)
+        )
+
     @property
     def number(self) -> int:
         """Of its end. Raises ValueError while there is none."""
