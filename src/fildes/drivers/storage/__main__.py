@@ -7,8 +7,9 @@ them: whoever does is a child without any other authority (worker.py).
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -27,6 +28,8 @@ from fildes.runtime import trap
 from fildes.sandbox import profile
 from fildes.wire import storage as wire
 from fildes.wire.drivers import Open, Opened
+
+AT_ONCE: Final = 2  # copies of one owner's databases
 
 T = TypeVar("T")
 
@@ -157,6 +160,25 @@ def _guarded(handler: Callable[[Asked[T]], Awaitable[Any]], fds: int = 0) -> Cal
     return answer
 
 
+def _in_turn(handler: Callable[[Asked[T]], Awaitable[Any]]) -> Callable[[Asked[T]], Awaitable[Any]]:
+    """Each of these is a child for a while: an owner has some of them at once, and no more."""
+    working: Counter[str] = Counter()
+
+    async def answer(asked: Asked[T]) -> Any:
+        owner = asked.body.owner  # type: ignore[attr-defined]
+        if working[owner] >= AT_ONCE:
+            raise Refused(
+                "busy", f"{AT_ONCE} databases of {owner} are being copied already; ask again when that is done"
+            )
+        working[owner] += 1
+        try:
+            return await handler(asked)
+        finally:
+            working[owner] -= 1
+
+    return answer
+
+
 def main(inheritance: Inheritance) -> None:
     loop = Loop()
     store = Store(loop, inheritance.store)
@@ -168,8 +190,8 @@ def main(inheritance: Inheritance) -> None:
     peer.on("storage.tree", wire.Tree, _guarded(storage.tree))
     peer.on("storage.list", wire.List, _guarded(storage.look))
     peer.on("storage.kept", wire.AskKept, _guarded(storage.kept))
-    peer.on("storage.backup", wire.Backup, _guarded(storage.backup, 1))
-    peer.on("storage.restore", wire.Restore, _guarded(storage.restore, 1))
+    peer.on("storage.backup", wire.Backup, _guarded(_in_turn(storage.backup), 1))
+    peer.on("storage.restore", wire.Restore, _guarded(_in_turn(storage.restore), 1))
     peer.on("storage.remove", wire.Remove, _guarded(storage.remove))
     confine("storage")
     store.ready()
