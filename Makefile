@@ -15,7 +15,7 @@ test: setup
 # Under a real systemd: Debian 12 in QEMU, as docs/installing.md says. Takes root, some twenty minutes, and what
 # `apt-get install --no-install-recommends qemu-system-x86 qemu-utils mmdebstrap` gives; skipped where that is not there.
 test-vm: setup
-	$(PYTHON) -m pytest -m vm -v -x tests/vm
+	$(PYTHON) -m pytest -m vm -v tests/vm
 
 # A node, the examples on it, and what they may not do; ten seconds.
 demo: setup

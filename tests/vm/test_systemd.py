@@ -63,11 +63,8 @@ def test_the_limits_of_a_manifest_are_the_kernels(guest: Guest) -> None:
     greedy = "http://greedy.localhost:8080"
     assert curl(guest, greedy) == "hello"
     here = release(guest, "greedy")
-    assert guest.ok(
-        f"cd $(ls -d {here}/instance-* | head -1) && cat pids.max cpu.max memory.max memory.swap.max"
-    ).split() == [
-        *("24", "50000", "100000", str(96 << 20), "0"),
-    ]
+    limits = guest.ok(f"cd $(ls -d {here}/instance-* | head -1) && cat pids.max cpu.max memory.max memory.swap.max")
+    assert limits.split() == ["24", "50000", "100000", str(96 << 20), "0"]
     assert 1 <= int(curl(guest, f"{greedy}/tasks?100")) < 24
     throttled = f"grep -h nr_throttled {here}/cpu.stat"
     before = int(guest.ok(throttled).split()[1])
@@ -78,6 +75,8 @@ def test_the_limits_of_a_manifest_are_the_kernels(guest: Guest) -> None:
     assert curl(guest, greedy) == "hello"
     assert shown(guest, "ActiveState") == "active"
     assert shown(guest, "NRestarts") == "0"
+    assert curl(guest, f"{greedy}/disk?1") == "all of it"  # a file system in a file: loop devices, mounts, mke2fs
+    assert "No space left" in curl(guest, f"{greedy}/disk?20")
 
 
 def test_freeze_and_thaw(guest: Guest) -> None:
@@ -120,7 +119,7 @@ def test_a_new_version_in_place(guest: Guest) -> None:
     guest.ok("sed -i 's/no services; publish one/nothing here; publish one/' /root/fildes/src/fildes/cli/*.py")
     for command in commands("A new version"):
         run(guest, command)
-    assert shown(guest, "SubState") == "running"
+    guest.until("test $(systemctl show --property=SubState --value fildes) = running")
     assert "upgraded: every daemon runs the new code" in guest.ok("journalctl -u fildes -o cat --no-pager -n 10")
     assert shown(guest, "MainPID") == before
     assert set(served_by.split()) <= set(guest.ok(instance).split())

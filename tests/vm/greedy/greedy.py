@@ -1,4 +1,4 @@
-"""Takes what it is asked for: /memory?MiB, /tasks?N, /cpu?SECONDS; answers how much it got."""
+"""Takes what it is asked for: /memory?MiB, /tasks?N, /cpu?SECONDS, /disk?MiB; answers how much it got."""
 
 import threading
 import time
@@ -24,6 +24,13 @@ def take(what: str, amount: float) -> str:
         while time.monotonic() - began < amount:
             turns += 1
         return str(turns)
+    if what == "/disk":
+        try:
+            with open("/disk/file", "wb") as file:
+                file.write(bytes(int(amount) << 20))
+        except OSError as error:
+            return str(error)
+        return "all of it"
     return "hello"
 
 
