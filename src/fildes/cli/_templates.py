@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 _HEAD: Final = """\
-# What this service is, and what it may have. All that can be said here: docs/publish.md
+# What this service is, and what it may have. All that can be said here: docs/manifest.md
 
 name = "@NAME@"                     # the service's name; `fildes ps`, `fildes logs @NAME@`, …
 """
@@ -102,7 +102,7 @@ def main(caps):
     count = 0
     while True:
         count += 1
-        print(f"@NAME@ is here, for the {count}. time, at {time.ctime()}", flush=True)
+        print(f"@NAME@ is here: line {count}, at {time.ctime()}", flush=True)
         if caps.wait(10):  # seconds, or until it is to stop
             return
 '''
