@@ -60,7 +60,8 @@ def _no_module(entry: str, missing: str, paths: Sequence[str]) -> str:
     for path in paths[:1]:
         for file in sorted(os.listdir(path)) if os.path.isdir(path) else []:
             base, extension = os.path.splitext(file)
-            if base.isidentifier() and (extension == ".py" or (not extension and os.path.isdir(f"{path}/{file}"))):
+            module = extension == ".py" or (not extension and os.path.isdir(f"{path}/{file}"))
+            if module and base.isidentifier() and base != "__pycache__":
                 there.append(base)
     hint = _like(missing.rpartition(".")[2], there)
     if not hint and there:

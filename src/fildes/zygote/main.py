@@ -25,6 +25,7 @@ from fildes.kernel import process, seccomp, vdso
 from fildes.kernel.fds import Fd, receive_with_fds, send_with_fds
 from fildes.runtime import ambient, files, hot, kit, trap
 from fildes.runtime.kit import Kit
+from fildes.runtime.program import CannotLoad
 from fildes.sdk import program as sdk_program
 from fildes.wire import zygote as wire
 from fildes.zygote import command, forking, server
@@ -41,7 +42,7 @@ def main(control: int) -> int:
     try:
         runtime, program = _load(settings, fds, phases)
     except BaseException as error:
-        _send(control, {"is": "failed", "error": _sentence(error, settings), "detail": traceback.format_exc()[-16384:]})
+        _send(control, {"is": "failed", "error": _sentence(error, settings), "detail": _detail(error)[-16384:]})
         return 1
     zygote = Zygote(control, settings, runtime, program, fds)
     began = time.monotonic()
@@ -74,8 +75,22 @@ def _load(settings: dict[str, Any], fds: dict[str, list[Fd]], phases: dict[str, 
     return runtime, program
 
 
+def _detail(error: BaseException) -> str:
+    """The traceback, from the tenant's first line on: how we came there says nothing to them."""
+    if isinstance(error, CannotLoad):
+        return ""
+    shown = error.__traceback__
+    while shown is not None and not shown.tb_frame.f_code.co_filename.startswith(("/app", "/deps")):
+        shown = shown.tb_next
+    if shown is None and not isinstance(error, SyntaxError):
+        shown = error.__traceback__
+    return "".join(traceback.format_exception(type(error), error, shown))
+
+
 def _sentence(error: BaseException, settings: dict[str, Any]) -> str:
     """What went wrong and in which of the tenant's lines, in one sentence."""
+    if isinstance(error, CannotLoad):
+        return str(error)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(("/app", "/deps"))]
     where = f" (at {frames[-1].filename.removeprefix('/app/')}, line {frames[-1].lineno})" if frames else ""
     early = "unable to open database" in str(error) and any(g["kind"] == "sqlite" for g in settings["grants"])
