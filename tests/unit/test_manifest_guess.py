@@ -98,3 +98,14 @@ def test_large_and_many_files_are_not_read() -> None:
         return b"#" * (1 << 20) + FLASK
 
     assert guess([f"m{n}.py" for n in range(1000)], look) is None and len(asked) <= 60
+
+
+def test_what_a_framework_needs_is_in_the_lines() -> None:
+    flask = said({"app.py": FLASK})
+    assert "[grants.clock]" in flask and "[grants.random]" in flask and "sqlite" not in flask
+    django = said({"shop/wsgi.py": b"application = get_wsgi_application()\n", "manage.py": b""})
+    top, _, rest = django.partition("[grants.clock]")
+    assert 'on_release = ["python manage.py migrate"]' in top and 'path = "/app/db.sqlite3"' in rest
+    for text in (flask, django):
+        written = text.partition("publish again:\n\n")[2]
+        assert read("\n".join(line.strip() for line in written.splitlines()).encode()).runtime == "wsgi"

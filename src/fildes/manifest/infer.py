@@ -67,7 +67,12 @@ def _lines(found: Guess | None, program: list[str], name: str) -> str:
     lines = [f'name = "{name}"', f'runtime = "{runtime}"', f'entry = "{entry}"']
     if runtime != "service":
         lines.append(f'hosts = ["{name}.localhost"]')
-    return hint + "".join(f"    {line}\n" for line in lines)
+    lines += ["", "[grants.clock]   # the time: most programs need it", "[grants.random]  # sessions and tokens"]
+    if found is not None and found.what == "Django":
+        lines[-3:-3] = ['on_release = ["python manage.py migrate"]']
+        lines += ["", "[grants.db]      # where startproject's settings expect it", 'kind = "sqlite"']
+        lines += ['path = "/app/db.sqlite3"']
+    return hint + "".join(f"    {line}\n" if line else "\n" for line in lines)
 
 
 def _name(folder: str) -> str:

@@ -26,6 +26,11 @@ _NUMBERS = {"cpu": words.CPU, "timeout": words.TIMEOUT}
 _COUNTS = {"tasks": 1, "concurrency": 1, "instances": 1, "spares": 0, "connections": 1}
 _LIMITS = (*_SIZES, *_NUMBERS, *_COUNTS)
 _USUAL = {"asgi": "main:app", "wsgi": "main:app", "function": "main:handle", "service": "main:main"}
+_FRAMEWORKS = {
+    word: f'{word} is runtime = "{runtime}"'
+    for runtime, known in (("wsgi", "flask django bottle falcon"), ("asgi", "fastapi starlette quart litestar"))
+    for word in known.split()
+}
 _NAMED = {
     str: "a string",
     int: "a whole number",
@@ -137,7 +142,7 @@ class _Reader:
             self._wrong(
                 ("runtime",),
                 f"unknown runtime {quote(runtime)}; known are {listed(RUNTIMES)}",
-                did_you_mean(runtime, RUNTIMES),
+                _FRAMEWORKS.get(runtime.lower()) or did_you_mean(runtime, RUNTIMES),
             )
         return runtime
 
