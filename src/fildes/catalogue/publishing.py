@@ -96,9 +96,9 @@ class Publishing:
                 wanted = self.db.find(body.release)
             if wanted is None or wanted.service != body.service or wanted.state not in ("old", "current"):
                 what = f"release {body.release}" if body.release else "release before the current one"
-                raise Refused(
-                    "not-found", f"{body.service} has no {what}; those there are: fildes releases {body.service}"
-                )
+                newer = "" if body.release else f"; a newer one: fildes rollback {body.service} --to RELEASE"
+                text = f"{body.service} has no {what}; those there are: fildes releases {body.service}{newer}"
+                raise Refused("not-found", text)
             if current is not None and wanted.id == current.id:
                 return self._published(current, watch, unchanged=True)
             left = await self._left_behind(wanted.manifest, wanted.owner)

@@ -12,8 +12,8 @@ from fildes.cli._shared import state_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="NAME")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("service", metavar="NAME", help="the service's name")
+    parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def ask(args: argparse.Namespace, verb: str, said: Callable[[Any, str], str]) -> int:

@@ -16,8 +16,8 @@ UNEXPLAINED = "UNEXPLAINED"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="NAME")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("service", metavar="NAME", help="the service's name")
+    parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

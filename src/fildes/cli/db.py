@@ -17,11 +17,11 @@ HELP = "list, back up and restore databases: fildes db backup guestbook db guest
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("list", "backup", "restore"))
-    parser.add_argument("service", metavar="NAME")
+    parser.add_argument("service", metavar="NAME", help="the service's name")
     parser.add_argument("grant", metavar="GRANT", nargs="?", help="the name behind [grants.…] in its manifest")
     parser.add_argument("file", metavar="FILE", nargs="?")
     parser.add_argument("--owner", metavar="WHO", help="whose it was, where several had one of that name")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

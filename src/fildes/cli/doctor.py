@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 
-HELP = "say what this machine allows, and what is lost without it"
+HELP = "say what this machine allows, and what is lost without it: fildes doctor"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

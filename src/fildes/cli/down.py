@@ -15,7 +15,7 @@ from fildes.kernel import mounts
 from fildes.kernel.fds import Fd
 from fildes.kernel.removing import remove_folder
 
-HELP = "end the node of a state directory; with --purge delete all that it keeps"
+HELP = "end the node of a state directory; with --purge delete all that it keeps: fildes down --purge"
 
 PATIENCE = 6.0  # seconds
 

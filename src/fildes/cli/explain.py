@@ -15,7 +15,7 @@ HELP = "show refusals and the lines that would allow them: fildes explain guestb
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="NAME", nargs="?", help="only of this service")
     parser.add_argument("--plan", action="store_true", help="how the service's release is confined, step by step")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,7 +28,9 @@ def run(args: argparse.Namespace) -> int:
     elif args.plan:
         print("\n".join(value["steps"]))
     elif not value["denials"]:
-        print("nothing was refused since the bus started")
+        print("nothing was asked for at the bus and refused since it started")
+        log = f"fildes logs {args.service or 'NAME'}"
+        print(f"what a program is refused by itself (time, random numbers, files, sockets) is in its log: {log}")
     else:
         for one in value["denials"]:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["when"]))

@@ -10,7 +10,7 @@ from fildes.cli import _render
 from fildes.cli._client import Client
 from fildes.cli._shared import Trouble, state_of
 
-HELP = "remove old releases and caches; what is current stays"
+HELP = "remove old releases and caches; what is current stays: fildes gc --keep 3 --dry-run"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", action="store_true", help="also the data of services that were removed, for good")
     parser.add_argument("--yes", action="store_true", help="do not ask before --data")
     parser.add_argument("--dry-run", action="store_true", help="only say what would go")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         _render.print_json(value)
         return 0
     would = "would go" if args.dry_run else "gone"
-    print(f"{value['releases']} old releases {would}: {value['size'] / 1e6:,.1f} MB")
+    print(f"{_render.count(value['releases'], 'old release')} {would}: {value['size'] / 1e6:,.1f} MB")
     if not args.dry_run:
         print(f"caches: {value['caches'] / 1e6:,.1f} MB; they are filled again by the next publish")
     gone = [kept for kept in value["data"] if kept["gone"]]

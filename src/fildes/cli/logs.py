@@ -13,7 +13,7 @@ HELP = "print a service's log: fildes logs guestbook -f"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="NAME")
+    parser.add_argument("service", metavar="NAME", help="the service's name")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written from now on")
     parser.add_argument("-n", "--lines", metavar="N", type=int, default=200, help="how many lines back (default: 200)")
 

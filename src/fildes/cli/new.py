@@ -13,7 +13,12 @@ HELP = "write a small project to begin with: fildes new guestbook --runtime wsgi
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="NAME", help="the service's name")
-    parser.add_argument("--runtime", choices=sorted(TEMPLATES), default="asgi", help="what runs it (default: asgi)")
+    parser.add_argument(
+        "--runtime",
+        choices=sorted(TEMPLATES),
+        default="asgi",
+        help="what runs it: asgi for FastAPI and Starlette, wsgi for Flask and Django (default: asgi)",
+    )
     parser.add_argument("--dir", metavar="DIR", help="where to write it (default: a folder called NAME, here)")
 
 

@@ -18,7 +18,7 @@ HELP = "open a service in the browser: fildes open guestbook"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="NAME")
+    parser.add_argument("service", metavar="NAME", help="the service's name")
     parser.add_argument("--print", action="store_true", dest="only_print", help="print the address, and open nothing")
 
 

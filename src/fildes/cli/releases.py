@@ -13,8 +13,8 @@ HELP = "list a service's releases: fildes releases guestbook"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="NAME")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("service", metavar="NAME", help="the service's name")
+    parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from fildes.cli._shared import Trouble, state_of
 from fildes.kernel.fds import Fd
 
 _FIRST_UID = 1000  # of services, above those of daemons
-HELP = "make a state directory out of a backup; then: fildes up"
+HELP = "make a state directory out of a backup: fildes restore node.backup --key node.key --state DIR"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,10 +12,10 @@ HELP = "remove a service with all its releases: fildes rm guestbook"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="NAME")
+    parser.add_argument("service", metavar="NAME", help="the service's name")
     parser.add_argument("--data", action="store_true", help="what it keeps too: databases, trees; for good")
     parser.add_argument("--owner", metavar="WHO", help="whose it was, where several had one of that name")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,7 +25,8 @@ def run(args: argparse.Namespace) -> int:
         _render.print_json(value)
     else:
         print(
-            f"{value['service']}: removed, with {value['releases']} releases" + (" and its data" if args.data else "")
+            f"{value['service']}: removed, with {_render.count(value['releases'], 'release')}"
+            + (" and its data" if args.data else "")
         )
         if value["kept"]:
             print(f"what it kept is still there, for the next of that name; for good: fildes rm {args.service} --data")

@@ -13,11 +13,11 @@ HELP = "go back to an earlier release: fildes rollback guestbook"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("service", metavar="NAME")
+    parser.add_argument("service", metavar="NAME", help="the service's name")
     parser.add_argument(
         "--to", metavar="RELEASE", help="which one (default: the one before; see: fildes releases NAME)"
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

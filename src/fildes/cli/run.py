@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.usage = "fildes run [--release ID] NAME -- [python] ARG…"
-    parser.add_argument("service", metavar="NAME")
+    parser.add_argument("service", metavar="NAME", help="the service's name")
     parser.add_argument("--release", metavar="ID", help="another than the current one; see: fildes releases NAME")
     parser.add_argument("words", metavar="ARG", nargs=argparse.REMAINDER)
 

@@ -16,11 +16,11 @@ MAX_VALUE = 64 << 10
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("set", "list", "rm"))
-    parser.add_argument("service", metavar="NAME")
-    parser.add_argument("key", metavar="KEY", nargs="?")
+    parser.add_argument("service", metavar="NAME", help="the service's name")
+    parser.add_argument("key", metavar="KEY", nargs="?", help="the secret's name")
     parser.add_argument("--owner", metavar="WHO", help="for a service that is not published yet (default: local)")
     parser.add_argument("--keep-newline", action="store_true", help="keep a line end at the end of the value")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
             _render.print_json(value)
         elif args.what == "list":
             print("\n".join(value["names"]) or f"{args.service} has no secrets")
+        else:
+            print(f"{args.service}: {args.key} is removed; a program whose manifest grants it starts no more")
         return 0
 
     from fildes.kernel import memfd

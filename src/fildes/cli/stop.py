@@ -14,6 +14,8 @@ HELP = "end a service's instances until they are needed or started: fildes stop 
 
 def run(args: argparse.Namespace) -> int:
     def said(value: Any, instances: str) -> str:
+        if not value["instances"] and not value["stays"]:
+            return "no instance ran, so none was ended"
         start = f"it runs again after: fildes start {args.service}"
         return f"{instances} ended; {start if value['stays'] else 'the next request starts it again'}"
 

@@ -10,7 +10,7 @@ import os
 from fildes.cli._shared import Trouble, state_of
 
 _WAYS = ("x-forwarded", "forwarded", "proxy-protocol")  # web/proxies.py says what they are
-HELP = "run a node on a state directory, until Ctrl-C"
+HELP = "run a node on a state directory, until Ctrl-C: fildes up --state ~/fildes --http 127.0.0.1:8080"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
