@@ -23,7 +23,7 @@ from fildes.cli._shared import Trouble, state_of
 from fildes.kernel import memfd
 from fildes.kernel.fds import Fd
 
-HELP = "write the whole node into one file while it runs: fildes backup node.backup --key node.key"
+HELP = "write the node into one file (secrets only with --key): fildes backup node.backup --key node.key"
 _TRIES = 3  # something may be removed while it is read
 _MOST = 2  # times the quota: so much may be in a tree, one after the other, while it is read
 
@@ -32,7 +32,7 @@ LeftOut = list[tuple[str, str]]  # what, and why
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", nargs="?", help="where to write it; '-' is standard output")
-    parser.add_argument("--key", metavar="KEYFILE", help="take the secrets along, sealed with this key; else they stay out")
+    parser.add_argument("--key", metavar="KEYFILE", help="take the secrets along, sealed with this key")
     parser.add_argument("--new-key", metavar="KEYFILE", help="make a key, and nothing else; keep it elsewhere")
 
 

@@ -95,6 +95,8 @@ def _sentence(error: BaseException, settings: dict[str, Any]) -> str:
     where = f" (at {frames[-1].filename.removeprefix('/app/')}, line {frames[-1].lineno})" if frames else ""
     early = "unable to open database" in str(error) and any(g["kind"] == "sqlite" for g in settings["grants"])
     hint = "; a granted database is there when the program serves, not while it loads: open it then" if early else ""
+    if isinstance(error, ModuleNotFoundError):
+        hint = "; a package that it needs is a line of requirements.txt or pyproject.toml"
     return f"{type(error).__name__}: {error}{where}{hint}"
 
 
