@@ -115,7 +115,8 @@ class Rehearsal:
         if not found.status:
             await self._loop.sleep(_LATE)  # if it died, what of will be known
         more = f" ({why()})" if why() and not found.status else ""
-        raise Refused("health", f"{text}: {found.text}{more}; an answer below 400 was expected")
+        printed = f"what it printed shows: fildes logs {self._release.service}"
+        raise Refused("health", f"{text}: {found.text}{more}; an answer below 400 was expected; {printed}")
 
     async def _ask(self, conveyor: Fd, probe: web.Probe) -> web.Probed:
         ours, theirs = stream_pair()
