@@ -11,6 +11,7 @@ from fildes.daemon.peer import Peer, Refused
 from fildes.debug.access import DEFAULT_OWNER, Share, share_of
 from fildes.debug.door import Call, Handler
 from fildes.kernel.fds import Fd
+from fildes.manifest.problems import did_you_mean, quote
 from fildes.wire import catalogue
 
 Reply = tuple[Any, Sequence[Fd]]
@@ -27,6 +28,11 @@ class AskUid(msgspec.Struct, forbid_unknown_fields=True):
     uid: int
 
 
+class AskPolicy(msgspec.Struct, forbid_unknown_fields=True):
+    owner: str | None = None
+    change: dict[str, Any] = {}
+
+
 class Owners:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
@@ -37,7 +43,13 @@ class Owners:
         return answer.body.logins[0].owner if answer.body.logins else None
 
     def table(self) -> dict[str, Handler]:
-        return {"owners": self.list, "owner-add": self.add, "owner-rm": self.remove, "whoami": self.whoami}
+        return {
+            "owners": self.list,
+            "owner-add": self.add,
+            "owner-rm": self.remove,
+            "whoami": self.whoami,
+            "policy": self.policy,
+        }
 
     def guarded(self, verbs: dict[str, Handler]) -> dict[str, Handler]:
         """The same verbs, for operators as they are, for owners as far as access.OWNERS goes."""
@@ -91,3 +103,22 @@ class Owners:
         body: AskUid = call.read(AskUid)
         await self._peer.ask("catalogue.login_rm", catalogue.LoginRemove(body.uid), reply=catalogue.Done)
         return {}, ()
+
+    async def policy(self, call: Call) -> Reply:
+        body: AskPolicy = call.read(AskPolicy)
+        if call.owner is not None and (body.change or body.owner not in (None, call.owner)):
+            raise Refused("not-allowed", f"policies are for operators; yours is shown by: fildes policy {call.owner}")
+        owner = call.owner or body.owner or DEFAULT_OWNER
+        answer = await self._peer.ask("catalogue.policy_get", catalogue.PolicyGet(owner), reply=catalogue.Policy)
+        if not body.change:
+            return answer.body, ()
+        known = catalogue.Policy.__struct_fields__
+        for key in body.change.keys() - set(known):
+            hint = did_you_mean(key, known) or f"it has: {', '.join(known)}"
+            raise Refused("malformed", f"a policy has no {quote(key)}; {hint}")
+        try:
+            policy = msgspec.convert(msgspec.to_builtins(answer.body) | body.change, catalogue.Policy)
+        except msgspec.ValidationError as error:
+            raise Refused("malformed", f"this is no policy: {error}; see: fildes policy {owner}") from error
+        await self._peer.ask("catalogue.policy_set", catalogue.PolicySet(owner, policy), reply=catalogue.Done)
+        return policy, ()

@@ -64,11 +64,6 @@ class AskSecret(msgspec.Struct, forbid_unknown_fields=True):
     owner: str | None = None
 
 
-class AskPolicy(msgspec.Struct, forbid_unknown_fields=True):
-    owner: str | None = None
-    change: dict[str, Any] = {}
-
-
 class AskExplain(msgspec.Struct, forbid_unknown_fields=True):
     service: str | None = None
 
@@ -99,7 +94,6 @@ class Verbs:
             "secret-set": self.secret_set,
             "secret-list": self.secret_list,
             "secret-rm": self.secret_rm,
-            "policy": self.policy,
             "explain": self.explain,
             "plan": self.plan,
         }
@@ -308,7 +302,7 @@ class Verbs:
         with answer.fds[0] as sealed:
             return {table.pid: table for table in drivers.read_tables(memfd.read_sealed(sealed.fileno()))}
 
-    # — secrets, policies, refusals —
+    # — secrets, refusals —
 
     async def secret_set(self, call: Call) -> Reply:
         body: AskSecret = call.read(AskSecret)
@@ -345,25 +339,11 @@ class Verbs:
                     return sqlite.quota_of(granted.options)
         return None
 
-    async def policy(self, call: Call) -> Reply:
-        body: AskPolicy = call.read(AskPolicy)
-        if call.owner is not None and (body.change or body.owner not in (None, call.owner)):
-            raise Refused("not-allowed", f"policies are for operators; yours is shown by: fildes policy {call.owner}")
-        owner = call.owner or body.owner or DEFAULT_OWNER
-        answer = await self._peer.ask("catalogue.policy_get", catalogue.PolicyGet(owner), reply=catalogue.Policy)
-        if not body.change:
-            return answer.body, ()
-        try:
-            policy = msgspec.convert(msgspec.to_builtins(answer.body) | body.change, catalogue.Policy)
-        except msgspec.ValidationError as error:
-            known = ", ".join(catalogue.Policy.__struct_fields__)
-            raise Refused("malformed", f"this is no policy: {error}; it has: {known}") from error
-        await self._peer.ask("catalogue.policy_set", catalogue.PolicySet(owner, policy), reply=catalogue.Done)
-        return policy, ()
-
     async def explain(self, call: Call) -> Reply:
         body: AskExplain = call.read(AskExplain)
         answer = await self._peer.ask("bus.denials", bus.AskDenials(body.service), reply=bus.Denials)
+        if body.service and not answer.body.denials:  # a name that nobody has was refused nothing either
+            await self._peer.ask("catalogue.releases", catalogue.Releases(body.service), reply=catalogue.ReleaseList)
         return answer.body, ()
 
     async def plan(self, call: Call) -> Reply:
