@@ -47,16 +47,21 @@ class Steered(Staffing):
             self._happened(Event.WANTED)
         await self.orders.first()
         instance = next(iter(self.crew), None)
-        if instance is None:
+        if not (instance is not None and await self._ready(instance)) and not self._done():
             raise Refused("warm", self._did_not_start())
-        timer = self._loop.call_later(READY_LIMIT, lambda: self._too_slow(instance))
-        try:
-            if not await instance.ready:
-                raise Refused("warm", self._did_not_start())
-        finally:
-            timer.cancel()
         phases["start"] = (time.monotonic() - began) * 1e3
         return phases
+
+    async def _ready(self, instance: Instance) -> bool:
+        timer = self._loop.call_later(READY_LIMIT, lambda: self._too_slow(instance))
+        try:
+            return await instance.ready
+        finally:
+            timer.cancel()
+
+    def _done(self) -> bool:
+        """Has a service's main returned? That may be before anybody heard that it was ready."""
+        return self._resources.wishes.has(self.release.id, wishes.DONE)
 
     def _too_slow(self, instance: Instance) -> None:
         self.note = f"it was not ready to serve within {READY_LIMIT:g} s after its start"
