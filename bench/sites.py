@@ -21,6 +21,9 @@ def rows(stand: Stand, effort: Effort) -> Iterator[Row]:
         folder = Path(scratch, "pages")
         folder.mkdir()
         (folder / "index.html").write_text("<!doctype html><title>files of some sizes</title>")
+        # With all its features on: compressed kinds, headers and redirects of its own.
+        (folder / "_headers").write_text("/*\n  X-Content-Type-Options: nosniff\n")
+        (folder / "_redirects").write_text("/old/* /:splat\n/* /index.html 404\n")
         for size in _SIZES:
             (folder / f"{size}.txt").write_text("x" * (size * 1000))
         stand.node.fildes("publish", str(folder), "--name", "pages")
