@@ -12,7 +12,7 @@ test: setup
 	$(PYTHON) -m ruff check .
 	@$(PYTHON) scripts/test.py
 
-# Under a real systemd: Debian 12 in QEMU, as docs/installing.md says. Takes root, some twenty minutes, and what
+# Under a real systemd: Debian 12 in QEMU, as docs/installing.md says. Takes root, some ten minutes, and what
 # `apt-get install --no-install-recommends qemu-system-x86 qemu-utils mmdebstrap` gives; skipped where that is not there.
 test-vm: setup
 	$(PYTHON) -m pytest -m vm -v tests/vm
