@@ -21,7 +21,7 @@ def rows(stand: Stand, effort: Effort) -> Iterator[Row]:
     for app, label in (("small", "small ASGI"), ("fast", "FastAPI")):
         goal = (1.2 if sys.version_info >= (3, 12) else 2.5) if app == "fast" else None
         yield from _instance(stand, app, label, goal, effort.looks)
-    for app in ("small", "fast"):
+    for app in ("small", "fast", "threads"):
         stand.stop(app)
     names = {"up": stand.node.pid, "init": stand.node.init, **stand.node.daemons()}
     pids = list(names.values())
@@ -86,9 +86,12 @@ def _instance(stand: Stand, app: str, label: str, goal: float | None, looks: int
 
 
 def _quiet(pids: list[int]) -> None:
-    """Wait until what was just asked of the node has settled; at most 15 s, then it is counted as it is."""
-    deadline = time.monotonic() + 15
-    last = -1
-    while time.monotonic() < deadline and (now := proc.switches(pids)) != last:
-        last = now
-        time.sleep(2.2)  # a stop is looked after for two seconds
+    """Wait until what was just asked of the node has settled: until nobody woke for longer than the last thing that a
+    change leads to takes (the door renews what a successor of it would find, 30 s after); 80 s at the most."""
+    deadline = time.monotonic() + 80
+    last, since = -1, time.monotonic()
+    while time.monotonic() < min(deadline, since + 31):
+        now = proc.switches(pids)
+        if now != last:
+            last, since = now, time.monotonic()
+        time.sleep(1)

@@ -11,7 +11,6 @@ from fildes.daemon.peer import Peer, Refused
 from fildes.debug.access import DEFAULT_OWNER, Share, share_of
 from fildes.debug.door import Call, Handler
 from fildes.kernel.fds import Fd
-from fildes.manifest.problems import did_you_mean, quote
 from fildes.wire import catalogue
 
 Reply = tuple[Any, Sequence[Fd]]
@@ -114,8 +113,7 @@ class Owners:
             return answer.body, ()
         known = catalogue.Policy.__struct_fields__
         for key in body.change.keys() - set(known):
-            hint = did_you_mean(key, known) or f"it has: {', '.join(known)}"
-            raise Refused("malformed", f"a policy has no {quote(key)}; {hint}")
+            raise Refused("malformed", f"a policy has no {key[:64]!r}; it has: {', '.join(known)}")
         try:
             policy = msgspec.convert(msgspec.to_builtins(answer.body) | body.change, catalogue.Policy)
         except msgspec.ValidationError as error:

@@ -6,7 +6,6 @@ It is put together ahead of the request that needs it, so that a start is one me
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -65,7 +64,7 @@ class Kit:
 
 async def prepare(peer: Peer, release: Release) -> Kit:
     """Ask the bus for everything that the release's grants say an instance starts with. Raises Refused."""
-    instance = secrets.token_hex(4)
+    instance = os.urandom(4).hex()
     grants: list[tuple[str, Fd]] = []
     channel = await peer.ask("bus.channel", bus.Channel(release.id, instance, release.service, release.grants))
     try:

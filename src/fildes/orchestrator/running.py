@@ -7,8 +7,8 @@ command of those a zygote is loaded that ends with it.
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -125,7 +125,7 @@ class Runs:
         if commands is None:
             commands = Commands(self._loop, self._peer, self._store, self._resources, release)
             self._alone[release.id] = commands
-        name = secrets.token_hex(4)
+        name = os.urandom(4).hex()
         zygote: Zygote | None = None
         try:
             zygote = await loading.load(
