@@ -9,9 +9,9 @@ import msgspec
 
 from fildes.daemon.peer import Peer, Refused
 from fildes.debug.access import DEFAULT_OWNER
+from fildes.debug.answers import unsealed
 from fildes.debug.door import Call, Handler
-from fildes.kernel import memfd
-from fildes.kernel.fds import Fd, close_all
+from fildes.kernel.fds import Fd
 from fildes.wire import catalogue, publish, storage
 
 LONG: Final = 1800.0  # seconds: a database may be large
@@ -142,12 +142,12 @@ class Keeping:
     async def _services(self, *, coming: bool = False) -> list[catalogue.ServiceInfo]:
         question = catalogue.Services(coming=coming)
         answer = await self._peer.ask("catalogue.services", question, reply=catalogue.ServiceCount)
-        infos: list[catalogue.ServiceInfo] = _unsealed(answer.fds, list[catalogue.ServiceInfo])
+        infos: list[catalogue.ServiceInfo] = unsealed(answer.fds, list[catalogue.ServiceInfo])
         return infos
 
     async def _kept(self, question: storage.AskKept) -> list[storage.Kept]:
         answer = await self._peer.ask("storage.kept", question, reply=storage.KeptCount)
-        kept: list[storage.Kept] = _unsealed(answer.fds, list[storage.Kept])
+        kept: list[storage.Kept] = unsealed(answer.fds, list[storage.Kept])
         return kept
 
     async def _items(self, owner: str, service: str) -> list[storage.Item]:
@@ -161,12 +161,3 @@ class Keeping:
     def _nobody(self, call: Call, service: str) -> str:
         who = "there is" if call.owner is None else f"{call.owner} has"
         return f"{who} no service {service[:64]!r}; those there are: fildes ps"
-
-
-def _unsealed(fds: list[Fd], kind: Any) -> Any:
-    try:
-        return msgspec.msgpack.decode(memfd.read_sealed(fds[0].fileno()), type=kind)
-    except (IndexError, ValueError) as error:
-        raise Refused("internal", f"an answer of another daemon could not be read: {error}") from error
-    finally:
-        close_all(fds)

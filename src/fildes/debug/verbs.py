@@ -13,6 +13,7 @@ from fildes.daemon.abi import foreign, sentence
 from fildes.daemon.peer import Peer, Refused
 from fildes.daemon.store import Store
 from fildes.debug.access import DEFAULT_OWNER
+from fildes.debug.answers import unsealed
 from fildes.debug.door import Call, Handler
 from fildes.debug.explain import reasons
 from fildes.debug.storing import Storing
@@ -199,12 +200,12 @@ class Verbs:
 
     async def _states(self, service: str, owner: str | None = None, quiet: int | None = None) -> orchestrator.PsReply:
         answer = await self._peer.ask("orchestrator.ps", orchestrator.Ps(service, owner, quiet))
-        reply: orchestrator.PsReply = _unseal(answer.fds, orchestrator.PsReply)
+        reply: orchestrator.PsReply = unsealed(answer.fds, orchestrator.PsReply)
         return reply
 
     async def _infos(self, owner: str | None = None) -> list[catalogue.ServiceInfo]:
         answer = await self._peer.ask("catalogue.services", catalogue.Services(owner), reply=catalogue.ServiceCount)
-        infos: list[catalogue.ServiceInfo] = _unseal(answer.fds, list[catalogue.ServiceInfo])
+        infos: list[catalogue.ServiceInfo] = unsealed(answer.fds, list[catalogue.ServiceInfo])
         return infos
 
     async def _daemons(self, pidfds: list[Fd]) -> list[dict[str, Any]]:
@@ -365,12 +366,3 @@ def _pidfd(pid: int | None, pidfds: list[Fd]) -> int | None:
     except OSError:
         return -1
     return len(pidfds) - 1
-
-
-def _unseal(fds: list[Fd], kind: Any) -> Any:
-    try:
-        return msgspec.msgpack.decode(memfd.read_sealed(fds[0].fileno()), type=kind)
-    except (IndexError, ValueError) as error:
-        raise Refused("internal", f"an answer of another daemon could not be read: {error}") from error
-    finally:
-        close_all(fds)

@@ -20,7 +20,7 @@ from fildes.runtime.belt import Belt
 from fildes.runtime.date import Dater
 from fildes.runtime.ends import Discarding, Lingering, Waiting
 from fildes.runtime.fullness import Fullness
-from fildes.runtime.keeping import CONCURRENCY, HEAD_TIMEOUT, IDLE, KEEP_ALIVE
+from fildes.runtime.keeping import BODY, CONCURRENCY, HEAD_TIMEOUT, IDLE, KEEP_ALIVE, TIMEOUT
 from fildes.runtime.places import Places
 from fildes.runtime.tending import make_room, sweep
 from fildes.runtime.wsgi_call import Call
@@ -31,8 +31,6 @@ from fildes.wire.http import Bad, refusal
 from fildes.wire.http_body import Chunked, Sized
 
 DRAIN = 30.0  # s for requests that run
-BODY_LIMIT = 100 << 20  # bytes
-TIMEOUT = 60.0  # s until an answer begins
 
 Program = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -46,7 +44,7 @@ class Keeping:
         self.program = program
         self.keep_alive = float(settings.get("keep_alive") or KEEP_ALIVE)
         self.head_timeout = float(settings.get("head_timeout") or HEAD_TIMEOUT)
-        self.body_limit = int(settings.get("body") or BODY_LIMIT)
+        self.body_limit = int(settings.get("body") or BODY)
         self.timeout = float(settings.get("timeout") or TIMEOUT)
         self.drain_timeout = float(settings.get("drain") or DRAIN)
         self.idle = float(settings.get("idle") or IDLE)

@@ -115,9 +115,7 @@ class Filesystem:
     def make(self, root: int) -> None:
         attributes = _PLAIN | (mounts.MOUNT_ATTR_RDONLY if self.read_only else 0)
         with mounts.new_filesystem(self.type, dict(self.options), attributes) as filesystem:
-            path = _inside(self.path)
-            _directories(path, root)
-            mounts.move_mount(filesystem.fileno(), root, path)
+            attach(filesystem.fileno(), self.path, root)
 
 
 class Entry(Protocol):
